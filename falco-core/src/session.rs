@@ -1,13 +1,12 @@
 //! The interface between [`Connection`](crate::Connection), which is the same for every wire and
-//! both roles, and the wires. The traits are public because [`KeyRef`](crate::KeyRef) builds on
+//! both roles, and the wires. No method has a default, because a session of either wire has to hand
+//! on each of them. The traits are public because [`KeyRef`](crate::KeyRef) builds on
 //! them, and have no name outside of this crate. `Connection` documents the methods.
 
 use core::fmt::Debug;
 
 use rand_core::TryCryptoRng;
 
-#[cfg(feature = "streams")]
-use crate::error::RequestError;
 use crate::error::{ConnectionError, EntropyError, Error, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
@@ -66,9 +65,7 @@ pub trait Session: Debug {
     fn seal_size(&self, length: usize) -> usize;
     fn set_reading(&mut self, now: Instant, reading: bool);
     /// The stream has accepted a whole output behind which answers are queued.
-    fn note_taken(&mut self, now: Instant) {
-        let _ = now;
-    }
+    fn note_taken(&mut self, now: Instant);
     fn handle_late_poll(&mut self, now: Instant);
     fn close(&mut self, now: Instant, reason: CloseReason);
     fn poll_timeout(&self) -> Option<Instant>;
@@ -77,27 +74,15 @@ pub trait Session: Debug {
     fn end(&self) -> Option<ConnectionError>;
     fn in_flight(&self) -> usize;
     fn lifetime_millis(&self) -> u64;
-    fn channel_binding(&self) -> Option<&[u8; 32]> {
-        None
-    }
+    fn channel_binding(&self) -> Option<&[u8; 32]>;
     #[cfg(feature = "streams")]
-    fn credit(&mut self, id: RequestId, bytes: u32, waits: bool) -> Result<(), Error> {
-        let _ = (id, bytes, waits);
-        Ok(())
-    }
+    fn credit(&mut self, id: RequestId, bytes: u32, waits: bool) -> Result<(), Error>;
     #[cfg(feature = "streams")]
-    fn sendable(&self, id: RequestId) -> u32 {
-        let _ = id;
-        0
-    }
+    fn sendable(&self, id: RequestId) -> u32;
     #[cfg(feature = "streams")]
-    fn peer_window(&self) -> u32 {
-        0
-    }
+    fn peer_window(&self) -> u32;
     #[cfg(feature = "streams")]
-    fn window(&self) -> u32 {
-        0
-    }
+    fn window(&self) -> u32;
 }
 
 /// The calls of a client that need no key.
@@ -105,21 +90,15 @@ pub trait Session: Debug {
 pub trait Client: Session {
     fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error>;
     #[cfg(feature = "streams")]
-    fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
-        Err(RequestError::NoOpenBodies.into())
-    }
+    fn open_request(&mut self) -> Result<OutgoingRequest, Error>;
     #[cfg(feature = "streams")]
-    fn peer_max_open(&self) -> u16 {
-        0
-    }
+    fn peer_max_open(&self) -> u16;
     fn ping(&mut self) -> Result<PingId, Error>;
     fn cancel(&mut self, id: RequestId) -> Result<(), Error>;
     fn answers_pings(&self) -> bool;
     fn is_confirmed(&self) -> bool;
     /// Whether this side has closed the connection, which it also does by itself.
-    fn has_closed(&self) -> bool {
-        false
-    }
+    fn has_closed(&self) -> bool;
     fn fate(&self) -> Fate;
     fn max_in_flight(&self) -> usize;
     fn peer_max_message(&self) -> u32;
@@ -130,15 +109,9 @@ pub trait Client: Session {
 pub trait Server: Session {
     fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError>;
     #[cfg(feature = "streams")]
-    fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
-        let _ = id;
-        Err(RequestError::NoOpenBodies.into())
-    }
+    fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError>;
     #[cfg(feature = "streams")]
-    fn discard(&mut self, id: RequestId) -> Result<(), Error> {
-        let _ = id;
-        Ok(())
-    }
+    fn discard(&mut self, id: RequestId) -> Result<(), Error>;
     fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError>;
     fn refuses(&self) -> bool;
     fn key_id(&self) -> Option<KeyId>;

@@ -7,6 +7,8 @@ use rand_core::TryCryptoRng;
 use super::layout::{self, HELLO_LENGTH, HELLO_RANDOM, Head};
 use super::sealing::{ClassicKey, Nonces, OpenError};
 use crate::crypto::Crypto;
+#[cfg(feature = "streams")]
+use crate::error::RequestError;
 use crate::error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, SealError};
 use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::life::Life;
@@ -270,6 +272,32 @@ impl<L: ReplayCache, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
 }
 
 impl Session for ClientSession {
+    fn note_taken(&mut self, _now: Instant) {}
+
+    fn channel_binding(&self) -> Option<&[u8; 32]> {
+        None
+    }
+
+    #[cfg(feature = "streams")]
+    fn credit(&mut self, _id: RequestId, _bytes: u32, _waits: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    #[cfg(feature = "streams")]
+    fn sendable(&self, _id: RequestId) -> u32 {
+        0
+    }
+
+    #[cfg(feature = "streams")]
+    fn peer_window(&self) -> u32 {
+        0
+    }
+
+    #[cfg(feature = "streams")]
+    fn window(&self) -> u32 {
+        0
+    }
+
     fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
         self.life.check(now)?;
         Err(self.life.fail(match self.phase {
@@ -335,6 +363,20 @@ impl Session for ClientSession {
 }
 
 impl session::Client for ClientSession {
+    #[cfg(feature = "streams")]
+    fn open_request(&mut self) -> Result<OutgoingRequest, Error> {
+        Err(RequestError::NoOpenBodies.into())
+    }
+
+    #[cfg(feature = "streams")]
+    fn peer_max_open(&self) -> u16 {
+        0
+    }
+
+    fn has_closed(&self) -> bool {
+        false
+    }
+
     fn request(&mut self, length: usize) -> Result<OutgoingRequest, Error> {
         if let Some(end) = self.life.end() {
             return Err(end.into());

@@ -6,6 +6,8 @@ use super::layout::{self, HELLO_LENGTH, Head};
 use super::sealing::{ClassicKey, Nonces, OpenError};
 use crate::crypto::Crypto;
 use crate::error::{ConnectionError, EntropyError, Misuse, OutputTooSmall, ReplyError, SealError};
+#[cfg(feature = "streams")]
+use crate::error::{Error, RequestError};
 use crate::event::{Received, ServerEvent, ServerReceived, ServerWait};
 use crate::life::Life;
 use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
@@ -263,6 +265,32 @@ impl<L: ReplayCache, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
 }
 
 impl Session for ServerSession {
+    fn note_taken(&mut self, _now: Instant) {}
+
+    fn channel_binding(&self) -> Option<&[u8; 32]> {
+        None
+    }
+
+    #[cfg(feature = "streams")]
+    fn credit(&mut self, _id: RequestId, _bytes: u32, _waits: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    #[cfg(feature = "streams")]
+    fn sendable(&self, _id: RequestId) -> u32 {
+        0
+    }
+
+    #[cfg(feature = "streams")]
+    fn peer_window(&self) -> u32 {
+        0
+    }
+
+    #[cfg(feature = "streams")]
+    fn window(&self) -> u32 {
+        0
+    }
+
     fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError> {
         self.life.check(now)?;
         let end = if unread.is_empty() {
@@ -329,6 +357,16 @@ impl Session for ServerSession {
 }
 
 impl session::Server for ServerSession {
+    #[cfg(feature = "streams")]
+    fn open_answer(&mut self, _id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
+        Err(RequestError::NoOpenBodies.into())
+    }
+
+    #[cfg(feature = "streams")]
+    fn discard(&mut self, _id: RequestId) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
         if let Some(end) = self.life.end() {
             return Err(end.into());

@@ -244,6 +244,11 @@ impl<N: Session, K: Session> Session for WireSession<N, K> {
     fn peer_window(&self) -> u32 {
         with_session!(self, session => session.peer_window())
     }
+
+    #[cfg(feature = "streams")]
+    fn window(&self) -> u32 {
+        with_session!(self, session => session.window())
+    }
 }
 
 impl<N: session::Client, K: session::Client> session::Client for WireSession<N, K> {
