@@ -76,6 +76,8 @@ mod partial;
 mod retry;
 mod server;
 mod servers;
+#[cfg(feature = "std")]
+mod shares;
 mod step;
 #[cfg(feature = "streams")]
 mod streams;
@@ -100,6 +102,8 @@ pub use open_call::{OpenCall, OpenRejected, UnfinishedOpen};
 pub use retry::{Attempts, Backoff};
 pub use server::{NoAnswer, ServerMux};
 pub use servers::Servers;
+#[cfg(feature = "std")]
+pub use shares::KeyShares;
 pub use step::{ClientStep, ServerStep};
 #[cfg(feature = "streams")]
 pub use streams::StreamError;

@@ -89,6 +89,14 @@ struct Service {
     linger: Arc<LingerTimer<State>>,
 }
 
+impl Service {
+    /// The server has several keys, and one of them is not to take all that open requests may take.
+    fn share_by_key(&self) {
+        self.budget.share_by_key();
+        self.open_places.share_by_key();
+    }
+}
+
 impl Server {
     /// The socket address that the server is bound to.
     ///
@@ -261,7 +269,9 @@ impl Handle {
     /// # Errors
     /// [`SetupError`]. Then nothing has changed.
     pub fn add_key(&self, key: Key) -> Result<KeyId, SetupError> {
-        self.service.keys.add(key, None)
+        let added = self.service.keys.add(key, None)?;
+        self.service.share_by_key();
+        Ok(added)
     }
 
     /// Accepts another key on the noise wire, as [`add_key`](Self::add_key) does, with a label that
@@ -271,7 +281,9 @@ impl Handle {
     /// # Errors
     /// [`SetupError`]; then nothing has changed.
     pub fn add_labeled_key(&self, label: impl Into<Arc<str>>, key: Key) -> Result<KeyId, SetupError> {
-        self.service.keys.add(key, Some(label.into()))
+        let added = self.service.keys.add(key, Some(label.into()))?;
+        self.service.share_by_key();
+        Ok(added)
     }
 
     /// Changes the label of a key of the noise wire; `None` removes it. Connections that are

@@ -8,8 +8,8 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::sleep;
 
-use common::key;
 use common::streaming::{Streaming, server};
+use common::{key, other_key};
 use falco_std::{Client, Error, Fate, Refusal, RequestError, Settings, StreamRequest};
 
 const MIB: u32 = 1 << 20;
@@ -111,6 +111,42 @@ fn handlers_that_run_on_after_their_answers_are_bounded() {
     assert!(client.open("?").unwrap().next().is_none());
     drop(proceed);
     server.stop();
+}
+
+/// Clients of one key take all places and windows that they can. A client of another key finds one.
+#[test]
+fn one_key_leaves_places_and_windows_to_another() {
+    // Four places and 96 windows; 32 places and 6 windows.
+    for (workers, window, most) in [(8, 64 << 10, 3), (64, MIB, 5)] {
+        for later in [false, true] {
+            let builder = server().workers(workers).max_held(8 << 20).streams(window, 32);
+            let builder = if later { builder } else { builder.key(other_key()) };
+            let server = Streaming::start(builder, |mut request: StreamRequest| {
+                while let Some(bytes) = request.body.next() {
+                    request.answer.send(bytes?)?;
+                }
+                Ok(request.answer.finish()?)
+            });
+            if later {
+                server.handle.add_key(other_key()).unwrap();
+            }
+            let (clients, mut open) = ([server.client(), server.client()], Vec::new());
+            for client in clients.iter().cycle().take(8) {
+                let mut call = client.open("?").unwrap();
+                match call.next().unwrap() {
+                    Ok(_) => open.push(call),
+                    Err(Error::Request(RequestError::Refused(Refusal::Busy))) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            assert_eq!(open.len(), most);
+            let other = server.client_of(Client::builder(other_key()));
+            let mut call = other.open("hello").unwrap();
+            assert_eq!(call.next().unwrap().unwrap(), b"hello");
+            drop((open, call));
+            server.stop();
+        }
+    }
 }
 
 /// The client does not take the answer, and cancels while the handler, which has finished it, still

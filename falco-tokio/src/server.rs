@@ -343,7 +343,13 @@ impl Service {
     fn add_key(&self, key: Key, label: Option<Arc<str>>) -> Result<KeyId, SetupError> {
         let id = self.keys.add(key, label.clone())?;
         self.holders.find(Some(id), label);
+        self.share_by_key();
         Ok(id)
+    }
+
+    /// The server has several keys, and one of them is not to take all windows of open requests.
+    fn share_by_key(&self) {
+        self.budget.share_by_key();
     }
 
     fn stats(&self) -> ServerStats {

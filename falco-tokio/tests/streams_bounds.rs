@@ -133,6 +133,36 @@ async fn silent_streams_leave_their_connection_to_other_requests() {
     server.stop().await;
 }
 
+/// A client of one key opens all it can. A client of another key finds a window.
+#[tokio::test]
+async fn one_key_leaves_windows_to_another() {
+    for later in [false, true] {
+        let builder = server().max_held(8 << 20).streams(64 << 10, 500);
+        let builder = if later { builder } else { builder.key(key(2)) };
+        let server = Streaming::start(builder, echo).await;
+        if later {
+            server.handle.add_key(key(2)).unwrap();
+        }
+        let client = server.client().await;
+        let (mut open, mut busy) = (Vec::new(), 0);
+        for _ in 0..120 {
+            let mut call = soon(client.open("?")).await.unwrap();
+            match soon(call.next()).await.unwrap() {
+                Ok(_) => open.push(call),
+                Err(Error::Request(RequestError::Refused(Refusal::Busy))) => busy += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        // Of 96 windows, eight times as many as are left.
+        assert_eq!((open.len(), busy), (85, 35));
+        let other = server.client_of(Client::builder(key(2))).await;
+        let mut call = soon(other.open("hello")).await.unwrap();
+        assert_eq!(soon(call.next()).await.unwrap().unwrap(), "hello");
+        drop((open, call));
+        server.stop().await;
+    }
+}
+
 /// A body that was cut off is never taken for whole, also by who asks again. The other half learns
 /// that it was stopped.
 #[tokio::test]

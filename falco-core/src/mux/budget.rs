@@ -4,6 +4,12 @@
 use alloc::sync::Arc;
 #[cfg(feature = "std")]
 use core::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "std")]
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+#[cfg(feature = "std")]
+use super::KeyShares;
+use crate::message::KeyId;
 
 /// A bound on the bytes that the requests of all connections hold, and one on the bytes of their
 /// queued answers.
@@ -12,15 +18,22 @@ pub trait Budget {
     #[must_use]
     fn take(&self, bytes: usize) -> bool;
 
-    /// As [`take`](Self::take), for the window of an open request, which its client may not use for
-    /// a long time.
+    /// Gives back bytes that were taken.
+    fn give_back(&self, bytes: usize);
+
+    /// As [`take`](Self::take), for the window of an open request of a client that has this key. It
+    /// may not use it for a long time.
     #[must_use]
-    fn take_open(&self, bytes: usize) -> bool {
+    fn take_open(&self, bytes: usize, key: Option<KeyId>) -> bool {
+        let _ = key;
         self.take(bytes)
     }
 
-    /// Gives back bytes that were taken.
-    fn give_back(&self, bytes: usize);
+    /// Gives back a window.
+    fn give_back_open(&self, bytes: usize, key: Option<KeyId>) {
+        let _ = key;
+        self.give_back(bytes);
+    }
 
     /// Counts bytes of an answer that is about to be queued. With them its connection has `queued`
     /// bytes of answers. Returns `false`, and counts none, if there is no room for them.
@@ -71,6 +84,8 @@ struct Bytes {
     answers: AtomicUsize,
     max: usize,
     max_answers: usize,
+    /// What each key has taken for windows.
+    windows: Mutex<KeyShares>,
 }
 
 #[cfg(feature = "std")]
@@ -101,7 +116,19 @@ impl SharedBudget {
             answers: AtomicUsize::new(0),
             max: bytes,
             max_answers,
+            windows: Mutex::default(),
         }))
+    }
+
+    /// The server has several keys: from now on the windows that one of them takes leave room for
+    /// the others, as [`KeyShares`] says.
+    pub fn share_by_key(&self) {
+        self.windows().divide();
+    }
+
+    fn windows(&self) -> MutexGuard<'_, KeyShares> {
+        // Nothing panics while the lock is held.
+        self.0.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many more bytes requests may take. For a gauge of the memory that a service holds for
@@ -128,14 +155,26 @@ impl Budget for SharedBudget {
     }
 
     /// Leaves a quarter of the bound to requests that are whole.
-    fn take_open(&self, bytes: usize) -> bool {
-        let kept = self.0.max / 4;
-        self.0
+    fn take_open(&self, bytes: usize, key: Option<KeyId>) -> bool {
+        let (kept, mut windows) = (self.0.max / 4, self.windows());
+        let taken = self
+            .0
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(bytes).filter(|left| *left >= kept)
+                let left = left.checked_sub(bytes)?;
+                let for_windows = left.checked_sub(kept)?;
+                windows.has_room(key, bytes, for_windows).then_some(left)
             })
-            .is_ok()
+            .is_ok();
+        if taken {
+            windows.take(key, bytes);
+        }
+        taken
+    }
+
+    fn give_back_open(&self, bytes: usize, key: Option<KeyId>) {
+        self.windows().give_back(key, bytes);
+        self.give_back(bytes);
     }
 
     fn give_back(&self, bytes: usize) {

@@ -6,7 +6,7 @@ use core::fmt;
 
 use super::Budget;
 use super::server::UNCOUNTED;
-use crate::message::RequestId;
+use crate::message::{KeyId, RequestId};
 
 /// The bytes of a request in the bound that all connections share. They are given back when this is
 /// dropped. So keep it as long as the handler has the body, even if the request or its connection
@@ -15,14 +15,28 @@ pub struct HeldBytes<G: Budget> {
     bytes: usize,
     /// Bytes of the answer.
     answer: usize,
+    window_of: Option<WindowOf>,
     budget: G,
 }
 
+/// The bytes are the window of an open request of a client that has this key.
+#[derive(Clone, Copy)]
+pub(super) struct WindowOf(pub(super) Option<KeyId>);
+
+/// Gives bytes of a request back to the shared bound.
+pub(super) fn give_back<G: Budget>(budget: &G, bytes: usize, window_of: Option<WindowOf>) {
+    match window_of {
+        Some(WindowOf(key)) => budget.give_back_open(bytes, key),
+        None => budget.give_back(bytes),
+    }
+}
+
 impl<G: Budget> HeldBytes<G> {
-    pub(super) const fn new(bytes: usize, budget: G) -> Self {
+    pub(super) const fn new(bytes: usize, window_of: Option<WindowOf>, budget: G) -> Self {
         Self {
             bytes,
             answer: 0,
+            window_of,
             budget,
         }
     }
@@ -46,7 +60,7 @@ impl<G: Budget> HeldBytes<G> {
 
 impl<G: Budget> Drop for HeldBytes<G> {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+        give_back(&self.budget, self.bytes, self.window_of);
         if self.answer > 0 {
             self.budget.remove_answers(self.answer);
         }
@@ -94,6 +108,8 @@ struct Row {
     is_released: bool,
     /// Its answer is queued.
     is_answered: bool,
+    /// The bytes are a window.
+    is_window: bool,
 }
 
 impl Held {
@@ -121,9 +137,14 @@ impl Held {
         usize::try_from(self.count).unwrap_or(usize::MAX)
     }
 
-    /// Bytes of all requests that were not handed over.
-    pub(super) fn own_bytes(&self) -> usize {
-        bytes(self.bytes - self.handed)
+    /// Bytes of all requests that were not handed over, and how many of them are windows.
+    pub(super) fn own_bytes(&self) -> (usize, usize) {
+        let windows = self
+            .rows
+            .iter()
+            .filter(|row| row.is_window && !row.is_handed && !row.is_released);
+        let windows = windows.map(|row| bytes(row.bytes)).sum();
+        (bytes(self.bytes - self.handed), windows)
     }
 
     /// Whether `bytes` more fit.
@@ -167,6 +188,7 @@ impl Held {
                 is_handed: false,
                 is_released: false,
                 is_answered: false,
+                is_window: false,
             });
             self.count += 1;
         }
@@ -174,32 +196,41 @@ impl Held {
         true
     }
 
-    /// Removes a request, and returns the bytes to give back to the shared bound, or `None` if they
-    /// were handed over.
-    pub(super) fn release(&mut self, id: RequestId) -> Option<usize> {
+    /// Removes a request, and returns the bytes to give back to the shared bound and whether they
+    /// are a window, or `None` if they were handed over.
+    pub(super) fn release(&mut self, id: RequestId) -> Option<(usize, bool)> {
         let at = self.find(id)?;
         let row = self.rows.get_mut(at)?;
         row.is_released = true;
-        let (bytes, is_handed) = (row.bytes, row.is_handed);
+        let (bytes, is_handed, is_window) = (row.bytes, row.is_handed, row.is_window);
         self.bytes -= bytes;
         self.count -= 1;
         if is_handed {
             self.handed -= bytes;
         }
         self.remove_released();
-        usize::try_from(bytes).ok().filter(|_| !is_handed)
+        (!is_handed).then_some((self::bytes(bytes), is_window))
     }
 
-    /// Marks the bytes of a request as handed over, and returns how many there are. From now on the
-    /// caller gives them back to the shared bound. They still count towards this connection until
-    /// the request is released.
-    pub(super) fn hand_over(&mut self, id: RequestId) -> usize {
+    /// Marks the bytes of a request as handed over, and returns how many there are and whether they
+    /// are a window. From now on the caller gives them back to the shared bound. They still count
+    /// towards this connection until the request is released.
+    pub(super) fn hand_over(&mut self, id: RequestId) -> (usize, bool) {
         let at = self.find(id);
         let row = at.and_then(|at| self.rows.get_mut(at)).filter(|row| !row.is_handed);
-        let Some(row) = row else { return 0 };
+        let Some(row) = row else { return (0, false) };
         row.is_handed = true;
         self.handed += row.bytes;
-        bytes(row.bytes)
+        (bytes(row.bytes), row.is_window)
+    }
+
+    /// The bytes of a request are a window.
+    #[cfg(feature = "streams")]
+    pub(super) fn set_window(&mut self, id: RequestId) {
+        let at = self.find(id);
+        if let Some(row) = at.and_then(|at| self.rows.get_mut(at)) {
+            row.is_window = true;
+        }
     }
 
     /// The answer to a request was queued.

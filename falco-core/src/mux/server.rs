@@ -19,7 +19,7 @@ use self::deferred::Deferred;
 pub(super) use self::deferred::UNCOUNTED;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
-use super::held::{Held, HeldBytes, bytes};
+use super::held::{Held, HeldBytes, WindowOf, bytes, give_back};
 use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
@@ -245,13 +245,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 ServerStep::Established { consumed }
             }
             ServerEvent::Request { id, body } => {
-                if !self.hold(id, body.len(), G::take) {
+                if !self.hold(id, body.len()) {
                     return Ok(skip);
                 }
                 self.whole(consumed, id, Body::Lent(body))
             }
             ServerEvent::Begin { id, total, body } => {
-                if self.hold(id, body.len(), G::take) && self.parts.begin(id, total, body).is_err() {
+                if self.hold(id, body.len()) && self.parts.begin(id, total, body).is_err() {
                     self.refuse_busy(id);
                 }
                 skip
@@ -274,7 +274,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     return Ok(skip);
                 }
                 // Count the bytes that the buffer reserves, which may be more than have arrived.
-                if !self.hold(id, self.parts.growth(id, body.len()), G::take) {
+                if !self.hold(id, self.parts.growth(id, body.len())) {
                     return Ok(skip);
                 }
                 if self.parts.part(id, body).is_err() {
@@ -330,7 +330,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     where
         G: Clone,
     {
-        HeldBytes::new(self.held.hand_over(id), self.budget.clone())
+        let (bytes, is_window) = self.held.hand_over(id);
+        let window_of = is_window.then(|| self.window_of());
+        HeldBytes::new(bytes, window_of, self.budget.clone())
     }
 
     /// Call it when the connection has ended. Drops all requests and answers, and gives their bytes
@@ -392,10 +394,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.refuse(id, Refusal::Busy);
     }
 
-    /// Counts bytes of a request, which `take` takes from the shared bound, or refuses it if there
-    /// is no room for them.
-    fn hold(&mut self, id: RequestId, bytes: usize, take: impl FnOnce(&G, usize) -> bool) -> bool {
-        if !take(&self.budget, bytes) {
+    /// Counts bytes of a request, or refuses it if there is no room for them.
+    fn hold(&mut self, id: RequestId, bytes: usize) -> bool {
+        if !self.budget.take(bytes) {
             self.refuse_busy(id);
             return false;
         }
@@ -408,7 +409,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     fn release(&mut self, id: RequestId) {
-        release(&mut self.held, &self.budget, id);
+        let of = self.window_of();
+        release(&mut self.held, &self.budget, id, of);
     }
 
     fn is_held(&self, id: RequestId) -> bool {
@@ -416,9 +418,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 }
 
-fn release<G: Budget>(held: &mut Held, budget: &G, id: RequestId) {
-    if let Some(bytes) = held.release(id) {
-        budget.give_back(bytes);
+fn release<G: Budget>(held: &mut Held, budget: &G, id: RequestId, of: WindowOf) {
+    if let Some((bytes, is_window)) = held.release(id) {
+        give_back(budget, bytes, is_window.then_some(of));
     }
 }
 
@@ -430,8 +432,16 @@ impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
 }
 
 impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
+    fn window_of(&self) -> WindowOf {
+        WindowOf(self.machine.key_id())
+    }
+
     fn give_back(&mut self) {
-        self.budget.give_back(self.held.own_bytes());
+        let (all, windows) = self.held.own_bytes();
+        self.budget.give_back(all - windows);
+        if windows > 0 {
+            give_back(&self.budget, windows, Some(self.window_of()));
+        }
         let answers = core::mem::take(&mut self.counted);
         self.budget.remove_answers(bytes(answers));
         self.partial.release(&self.budget);

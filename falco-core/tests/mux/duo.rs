@@ -51,7 +51,11 @@ pub(crate) fn settings() -> Settings {
 }
 
 pub(crate) fn keys() -> (std::rc::Rc<Clients>, std::rc::Rc<Servers>) {
-    let key = || falco_core::testing::key(7);
+    keys_of(7)
+}
+
+fn keys_of(key: u8) -> (std::rc::Rc<Clients>, std::rc::Rc<Servers>) {
+    let key = || falco_core::testing::key(key);
     let secret = falco_core::noise::NoiseSecret::derive(key(), &NoSecurity);
     let ring = falco_core::noise::KeyRing::new([Some(secret)], &mut CountingRng::new(0)).unwrap();
     (
@@ -67,7 +71,11 @@ impl Duo {
     }
 
     pub(crate) fn with_budget(client: &Settings, server: &Settings, budget: SharedBudget) -> Self {
-        let (clients, servers) = keys();
+        Self::with_key(7, client, server, budget)
+    }
+
+    pub(crate) fn with_key(key: u8, client: &Settings, server: &Settings, budget: SharedBudget) -> Self {
+        let (clients, servers) = keys_of(key);
         let now = Instant::ZERO;
         let machine = ClientConnection::new(clients, client, now, &mut CountingRng::new(1)).unwrap();
         let serving = ServerConnection::new(servers, server, now, &mut CountingRng::new(2)).unwrap();

@@ -463,3 +463,45 @@ fn open_answers_do_not_exceed_what_answers_may_have() {
         }
     }
 }
+
+/// One key takes all windows that it can get, also by more connections. A client of another key
+/// still opens requests, and all is given back however requests end.
+#[test]
+fn one_key_leaves_windows_to_another() {
+    let budget = SharedBudget::new(4 * BUDGET);
+    budget.share_by_key();
+    let server = Settings::new().with_streams(64, 100);
+    let connect = |key| {
+        let mut duo = Duo::with_key(key, &settings(), &server, budget.clone());
+        duo.settle();
+        duo
+    };
+    let opened = |duo: &mut Duo| {
+        (1..=100).for_each(|ticket| duo.open(ticket));
+        let (at_server, _) = duo.settle();
+        at_server.iter().filter(|told| matches!(told, Told::Opened(..))).count()
+    };
+    let mut greedy = [connect(7), connect(7), connect(7)];
+    // There are 48 windows.
+    assert_eq!(greedy.each_mut().map(opened), [42, 0, 0]);
+    let mut other = connect(8);
+    assert_eq!(opened(&mut other), 5, "eight times the one that is left, and no more");
+    // Some complete, some are held by handlers whose connection has ended, others end with it.
+    let [mut first, ..] = greedy;
+    for number in 1..=10 {
+        first.server.answer(first.id(number), vec![]).unwrap();
+        first.settle();
+    }
+    let held: Vec<_> = (11..=20)
+        .map(|number| first.server.take_held(first.id(number)))
+        .collect();
+    first.server.refuse(first.id(11), Refusal::Failed);
+    first.settle();
+    drop(first);
+    assert_eq!(budget.left(), 4 * BUDGET - (10 + 5) * 64 * KIB);
+    drop(held);
+    let mut again = connect(7);
+    assert_eq!(opened(&mut again), 38, "as if it had taken nothing before");
+    drop((again, other));
+    assert_eq!(budget.left(), 4 * BUDGET);
+}

@@ -386,6 +386,7 @@ impl ServerBuilder {
         let settings = self.settings.build()?.with_fitting_streams(window, max_open);
         let mut entropy = self.entropy;
         let mut limits = self.limits.for_keys(&self.secrets);
+        let several_keys = self.secrets.noise.len() > 1;
         let keys = self.secrets.into_server(&mut entropy)?;
         // If the entropy source fails, the seed is not random. Then no handshake succeeds either.
         let seed = entropy.below(u64::MAX);
@@ -413,6 +414,9 @@ impl ServerBuilder {
             max_connection_age: self.max_connection_age,
             linger: Arc::default(),
         };
+        if several_keys {
+            service.share_by_key();
+        }
         Ok(Server {
             service: Arc::new(service),
             listener: listener.map(Arc::new),

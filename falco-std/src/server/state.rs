@@ -169,7 +169,8 @@ impl State {
     /// it as busy if there is no place for its handler.
     #[must_use]
     pub(super) fn push_open(&mut self, now: Instant, id: RequestId, body: &[u8]) -> bool {
-        let Some(place) = self.open_places.as_ref().and_then(OpenPlaces::take) else {
+        let key = self.mux.connection().key_id();
+        let Some(place) = self.open_places.as_ref().and_then(|places| places.take(key)) else {
             self.mux.turn_away(id);
             return false;
         };

@@ -402,6 +402,7 @@ impl ServerBuilder {
         let settings = self.settings.build()?.with_fitting_streams(window, max_open);
         let mut entropy = self.entropy;
         let mut limits = self.limits.for_keys(&self.secrets);
+        let several_keys = self.secrets.noise.len() > 1;
         let keys = self.secrets.into_server(&mut entropy)?;
         // 0 if the source of random numbers fails. Then no handshake succeeds either.
         let seed = entropy.below(u64::MAX);
@@ -430,6 +431,9 @@ impl ServerBuilder {
             spawn_handlers: self.spawn_handlers,
             limit: tokio::sync::watch::Sender::new(None),
         };
+        if several_keys {
+            service.share_by_key();
+        }
         Ok(Server {
             service: Arc::new(service),
             listener,

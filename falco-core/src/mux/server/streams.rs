@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use super::super::held::bytes;
+use super::super::held::{WindowOf, bytes};
 use super::super::streams::{Chunks, StreamError, Turn, Writers};
 use super::super::{Body, Budget};
 use super::{ServerMux, release};
@@ -138,9 +138,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return skip;
         }
         let window = bytes(self.machine.window());
-        if !self.hold(id, window, G::take_open) {
+        if !self.held.has_room(window) || !self.budget.take_open(window, self.machine.key_id()) {
+            self.refuse_busy(id);
             return skip;
         }
+        // There is room.
+        let _ = self.held.add(id, window);
+        self.held.set_window(id);
         if !self.may_handle() {
             let mut deferred = Deferred::default();
             append(&mut deferred.body, body, window);
@@ -277,8 +281,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             Turn::Done(_, answer) => done.push(answer.id()),
             Turn::Begun(..) => {}
         });
+        let of = WindowOf(machine.key_id());
         for id in done {
-            release(&mut self.held, &self.budget, id);
+            release(&mut self.held, &self.budget, id, of);
             streams.forget(id);
         }
         sealed

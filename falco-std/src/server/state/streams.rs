@@ -1,11 +1,10 @@
 //! The open requests of a connection: it hands bytes on between their halves and the mux.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use falco_core::mux::{Halves, NoAnswer};
-use falco_core::{ConnectionError, Fate, RequestError, RequestId};
+use falco_core::mux::{Halves, KeyShares, NoAnswer};
+use falco_core::{ConnectionError, Fate, KeyId, RequestError, RequestId};
 
 use super::{Conn, State};
 use crate::error::Error;
@@ -14,26 +13,51 @@ use crate::open::{Owner, Pipe, Why};
 /// How many handlers of open requests a server may have, waiting and running. They may wait for
 /// their clients for a long time, so they get a part of the workers.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct OpenPlaces(Arc<AtomicUsize>);
+pub(in crate::server) struct OpenPlaces(Arc<Mutex<Places>>);
+
+#[derive(Debug)]
+struct Places {
+    left: usize,
+    shares: KeyShares,
+}
 
 impl OpenPlaces {
     pub(in crate::server) fn new(places: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(places)))
+        let shares = KeyShares::default();
+        Self(Arc::new(Mutex::new(Places { left: places, shares })))
     }
 
-    pub(super) fn take(&self) -> Option<OpenPlace> {
-        let left = |left: usize| left.checked_sub(1);
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
-        taken.ok().map(|_| OpenPlace(self.clone()))
+    /// The server has several keys, and one of them is not to take all places.
+    pub(in crate::server) fn share_by_key(&self) {
+        self.lock().shares.divide();
+    }
+
+    pub(super) fn take(&self, key: Option<KeyId>) -> Option<OpenPlace> {
+        let mut places = self.lock();
+        let left = places.left.checked_sub(1)?;
+        if !places.shares.has_room(key, 1, left) {
+            return None;
+        }
+        places.left = left;
+        places.shares.take(key, 1);
+        Some(OpenPlace(self.clone(), key))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        // Nothing panics while the lock is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A place of a handler, until it has returned.
-pub(in crate::server) struct OpenPlace(OpenPlaces);
+pub(in crate::server) struct OpenPlace(OpenPlaces, Option<KeyId>);
 
 impl Drop for OpenPlace {
     fn drop(&mut self) {
-        self.0.0.fetch_add(1, Ordering::Relaxed);
+        let Self(places, key) = self;
+        let mut places = places.lock();
+        places.left += 1;
+        places.shares.give_back(*key, 1);
     }
 }
 

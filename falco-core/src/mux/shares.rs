@@ -1,0 +1,47 @@
+//! How much each key has taken of something that all keys share.
+
+use alloc::collections::BTreeMap;
+
+use crate::message::KeyId;
+
+/// A key has at most so many times what it leaves.
+const TIMES: usize = 8;
+
+/// How much each key has taken of something that a server has for all of its clients. If the server
+/// has [several](Self::divide) keys, one of them takes at most eight times what it leaves, so that
+/// others find a ninth of it. A key that has nothing may take what there is.
+#[derive(Clone, Debug, Default)]
+pub struct KeyShares {
+    /// Only keys that have something, so no more than a server has keys.
+    taken: BTreeMap<Option<KeyId>, usize>,
+    divides: bool,
+}
+
+impl KeyShares {
+    /// The server has several keys. Before that, one may take all.
+    pub const fn divide(&mut self) {
+        self.divides = true;
+    }
+
+    /// Whether a key may take `amount`, which leaves `left`.
+    #[must_use]
+    pub fn has_room(&self, key: Option<KeyId>, amount: usize, left: usize) -> bool {
+        let taken = self.taken.get(&key).filter(|_| self.divides);
+        taken.is_none_or(|taken| taken.saturating_add(amount) <= left.saturating_mul(TIMES))
+    }
+
+    /// A key takes `amount`.
+    pub fn take(&mut self, key: Option<KeyId>, amount: usize) {
+        *self.taken.entry(key).or_default() += amount;
+    }
+
+    /// A key gives back `amount`.
+    pub fn give_back(&mut self, key: Option<KeyId>, amount: usize) {
+        if let Some(taken) = self.taken.get_mut(&key) {
+            *taken = taken.saturating_sub(amount);
+            if *taken == 0 {
+                self.taken.remove(&key);
+            }
+        }
+    }
+}
