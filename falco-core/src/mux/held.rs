@@ -100,6 +100,7 @@ pub(super) struct Held {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 struct Row {
     number: u32,
     bytes: u32,
