@@ -57,6 +57,11 @@ def listens(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def fetch(address):
+    with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+        return answer.read().decode()
+
+
 @contextlib.contextmanager
 def running(command, **more):
     """A process, which is ended at the end."""
