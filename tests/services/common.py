@@ -24,14 +24,20 @@ PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 PATIENCE = 30
 
 
+def is_there(name):
+    """Whether a program, or a library, is installed."""
+    library = name.endswith(".so") and any(pathlib.Path("/usr/lib").glob(f"*/{name}"))
+    return library or shutil.which(name, path=PATH)
+
+
 def install(programs):
-    """Installs the Debian packages of programs that are missing, as root."""
+    """Installs the Debian packages of programs and libraries that are missing, as root."""
     # Services of the packages must not start.
     policy = pathlib.Path("/usr/sbin/policy-rc.d")
     if not policy.exists():
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
-    missing = sorted({package for program, package in programs.items() if not shutil.which(program, path=PATH)})
+    missing = sorted({package for program, package in programs.items() if not is_there(program)})
     if missing:
         subprocess.run(["apt-get", "update", "-qq"], check=True)
         command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
@@ -52,9 +58,9 @@ def until(what, holds):
         time.sleep(0.02)
 
 
-def listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def listens(port, host="127.0.0.1"):
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        return probe.connect_ex((host, port)) == 0
 
 
 def fetch(address):
@@ -90,14 +96,15 @@ def output_of(*words, **more):
 
 
 @contextlib.contextmanager
-def served(key, *words, port=None, listen=None, **more):
+def served(key, *words, port=None, host="127.0.0.1", listen=None, **more):
     """A server on a port or at another address, when it listens."""
     port = port or free_port()
-    command = [FALCO, "serve", "--listen", listen or f"127.0.0.1:{port}", "--key-file", key, *words]
+    tcp = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    command = [FALCO, "serve", "--listen", listen or tcp, "--key-file", key, *words]
     with running(command, stdout=subprocess.DEVNULL, **more) as process:
         if listen:
             until("falco listens", pathlib.Path(listen.removeprefix("unix:")).exists)
-        until("falco listens", lambda: listen or listens(port) or process.poll() is not None)
+        until("falco listens", lambda: listen or listens(port, host) or process.poll() is not None)
         assert process.poll() is None, f"falco has ended with {process.returncode}"
         yield port, process
 
@@ -167,7 +174,7 @@ def main(programs, checks):
     if names == ["install"]:
         return install(programs)
     checks = {name.removeprefix("check_"): check for name, check in checks.items() if name.startswith("check_")}
-    missing = [program for program in programs if not shutil.which(program, path=PATH)]
+    missing = [program for program in programs if not is_there(program)]
     if missing:
         sys.exit(f"missing: {', '.join(missing)}: '{sys.argv[0]} install' installs them")
     profile = ["--release"] if PROFILE == "release" else []
