@@ -320,7 +320,7 @@ impl RequestTable for HeapTable {
     fn push(&mut self, slot: RequestSlot) -> bool {
         // Most connections have one request in flight at a time, and keep this memory while idle.
         if self.slots.capacity() == 0 {
-            self.slots.reserve_exact(2);
+            self.slots.reserve_exact(1);
         }
         self.slots.push(slot);
         self.count += 1;
