@@ -84,7 +84,10 @@ mod server;
 
 use crate::error::{OutputTooSmall, SealError};
 
-pub use layout::{HELLO_LENGTH, answer_size, request_size};
+pub(crate) use layout::HELLO_LENGTH;
+#[cfg(feature = "testing")]
+pub(crate) use layout::answer_size;
+pub use layout::request_size;
 
 /// Writes pending output, then seals one message after the other into `out`. Returns an error only
 /// if nothing was written before it, so that no sealed byte is lost.

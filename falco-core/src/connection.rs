@@ -18,10 +18,6 @@ use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 #[cfg(feature = "streams")]
 mod streams;
 
-/// An output size, in bytes, that is always enough for [`Connection::poll_transmit`]: the size of a
-/// classic hello, which is the largest pending output of either wire.
-pub const TRANSMIT_SIZE: usize = crate::classic::HELLO_LENGTH;
-
 /// The client side of a connection. `H` is a reference to its key, such as `&NoiseClient<..>` or
 /// `Arc<NoiseClient<..>>`.
 pub type ClientConnection<H> = Connection<ClientSide, H>;
@@ -96,8 +92,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     }
 
     /// Writes pending output to the front of `out`: the handshake, PING, PONG, CANCEL, REFUSE,
-    /// CREDIT, CLOSE. Returns how many bytes to send, or 0 if nothing is pending. [`TRANSMIT_SIZE`]
-    /// bytes are always enough.
+    /// CREDIT, CLOSE. Returns how many bytes to send, or 0 if nothing is pending.
+    /// [`BufferSizes::TRANSMIT`] bytes are always enough.
     ///
     /// Send these bytes before anything that is written later, even after the connection has ended:
     /// they may be its CLOSE.

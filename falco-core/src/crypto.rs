@@ -1,4 +1,5 @@
-//! The cryptography that the wires need, as traits, and its default implementation.
+//! The cryptography that the wires need, as traits. [`RustCrypto`](crate::RustCrypto) implements
+//! them.
 
 #[cfg(all(feature = "rustcrypto", feature = "aes-gcm"))]
 mod aes_gcm;
@@ -6,6 +7,7 @@ mod aes_gcm;
 mod aws_lc;
 #[cfg(all(feature = "rustcrypto", not(feature = "aes-gcm")))]
 mod gcm;
+pub(crate) mod provider;
 #[cfg(feature = "rustcrypto")]
 mod rustcrypto;
 
@@ -108,18 +110,3 @@ impl fmt::Display for AeadError {
 }
 
 impl core::error::Error for AeadError {}
-
-/// The default provider, on crates of the RustCrypto project: portable, without an allocator, with
-/// AES instructions if the processor has them. It implements [`Crypto`] with the feature
-/// `rustcrypto`. With the feature `aes-gcm` its AEAD is the crate aes-gcm.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "users write it as a value")]
-pub struct RustCrypto;
-
-/// A provider on AWS-LC, by the crate aws-lc-rs. It is faster for long messages; the benchmark
-/// `tests/benches/peers` of the repository measures either provider. It needs an operating system,
-/// and a C compiler to build. The adapters use it with their feature `aws-lc-rs`.
-#[cfg(feature = "aws-lc-rs")]
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::exhaustive_structs, reason = "users write it as a value")]
-pub struct AwsLc;

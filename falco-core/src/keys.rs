@@ -6,6 +6,7 @@
 //! All secrets are created on the heap, stay in one place, and are wiped there.
 
 mod entropy;
+mod ring;
 mod source;
 mod wires;
 
@@ -13,26 +14,25 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::{PoisonError, RwLock};
 
 use rand_core::TryCryptoRng;
 
-use crate::ClassicKey;
 #[cfg(feature = "aws-lc-rs")]
-use crate::crypto::AwsLc as Provider;
+use crate::AwsLc as Provider;
+use crate::ClassicKey;
 #[cfg(not(feature = "aws-lc-rs"))]
-use crate::crypto::RustCrypto as Provider;
+use crate::RustCrypto as Provider;
 use crate::error::EntropyError;
-use crate::key::{Key, Secret};
+use crate::key::Key;
 use crate::message::KeyId;
-use crate::noise::{ContextTooLong, HeapTable, NoiseClient, NoiseSecret, NoiseServer, Ring};
+use crate::noise::{HeapTable, NoiseClient, NoiseSecret, NoiseServer};
 use crate::replay_cache::HeapReplayCache;
+use crate::settings::SettingsError;
 use crate::wipe::with_stack_wiped;
 
 pub use entropy::Entropy;
-pub use source::{ClientKeySource, KeyOptions};
+use ring::ServerRing;
+pub use source::ClientKeySource;
 pub use wires::Keys;
 use wires::{Classic, Wires};
 
@@ -48,12 +48,31 @@ impl ClientKeys {
     pub const fn receives_unasked(&self) -> bool {
         self.noise().is_some()
     }
+
+    /// Expands another key for the same wire, with the same context or capacity of the replay
+    /// cache.
+    ///
+    /// # Errors
+    /// [`SetupError::Entropy`].
+    pub fn with_key<G: TryCryptoRng + ?Sized>(&self, key: Key, rng: &mut G) -> Result<Self, SetupError> {
+        Ok(Self(match &self.0 {
+            Wires::Noise(noise) | Wires::Both(noise, _) => {
+                Wires::Noise(NoiseClient::new(key, noise.context().clone(), Provider)?)
+            }
+            Wires::Classic(old) => Wires::Classic(classic(key, old.replay_cache().capacity(), rng)?),
+        }))
+    }
 }
 
 impl ServerKeys {
     /// The key ring of the noise wire; `None` if the server does not use that wire.
+    #[cfg(feature = "testing")]
     #[must_use]
-    pub fn ring(&self) -> Option<&ServerRing> {
+    pub fn test_ring(&self) -> Option<&impl crate::noise::Ring> {
+        self.ring()
+    }
+
+    fn ring(&self) -> Option<&ServerRing> {
         self.noise().map(NoiseServer::ring)
     }
 
@@ -84,7 +103,7 @@ impl ServerKeys {
         self.ring().map(ServerRing::labels).unwrap_or_default()
     }
 
-    /// Removes a key of the noise wire as [`ServerRing::retire`] does. Returns whether there was
+    /// Removes a key of the noise wire and wipes it. Returns whether there was
     /// such a key.
     pub fn retire(&self, id: KeyId) -> bool {
         self.ring().is_some_and(|ring| ring.retire(id))
@@ -180,111 +199,6 @@ fn classic<G: TryCryptoRng + ?Sized>(key: Key, nonces: usize, rng: &mut G) -> Re
     }))
 }
 
-/// The keys that a server accepts on the noise wire. Any thread can add and retire keys while the
-/// server runs.
-///
-/// The time of a lookup depends neither on the number of keys nor, apart from the search for the
-/// id, on whether the ring has the key.
-pub struct ServerRing {
-    /// The hash has a random key, so that nobody can choose ids whose hashes collide.
-    keys: RwLock<HashMap<KeyId, Accepted>>,
-    /// Used for a hello with an unknown id.
-    dummy: Secret,
-    /// The id that the classic wire's key would have, so that it is not accepted on the noise wire.
-    classic: Option<KeyId>,
-}
-
-/// A key that the server accepts.
-struct Accepted {
-    secret: NoiseSecret,
-    label: Option<Arc<str>>,
-}
-
-impl ServerRing {
-    fn new<G: TryCryptoRng + ?Sized>(
-        capacity: usize,
-        classic: Option<KeyId>,
-        rng: &mut G,
-    ) -> Result<Self, EntropyError> {
-        let mut dummy = Secret::zeros();
-        rng.try_fill_bytes(dummy.as_mut_slice())
-            .map_err(|_| EntropyError::new())?;
-        Ok(Self {
-            keys: RwLock::new(HashMap::with_capacity(capacity)),
-            dummy,
-            classic,
-        })
-    }
-
-    /// Adds a key, with a label for logs and handlers.
-    ///
-    /// # Errors
-    /// [`SetupError::DuplicateKey`], [`SetupError::KeyOnBothWires`]; then the ring is unchanged.
-    pub fn add(&self, key: Key, label: Option<Arc<str>>) -> Result<KeyId, SetupError> {
-        let secret = NoiseSecret::derive(key, &Provider);
-        let id = secret.id();
-        if self.classic == Some(id) {
-            return Err(SetupError::KeyOnBothWires(id));
-        }
-        match self.keys.write().unwrap_or_else(PoisonError::into_inner).entry(id) {
-            Entry::Occupied(_) => Err(SetupError::DuplicateKey(id)),
-            Entry::Vacant(place) => {
-                place.insert(Accepted { secret, label });
-                Ok(id)
-            }
-        }
-    }
-
-    /// Removes a key and wipes it. Returns whether the ring had it. From now on hellos with its id
-    /// are refused; the caller closes its connections.
-    pub fn retire(&self, id: KeyId) -> bool {
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        keys.remove(&id).is_some()
-    }
-
-    /// Changes the label of a key. Returns whether the ring has the key.
-    pub fn set_label(&self, id: KeyId, label: Option<Arc<str>>) -> bool {
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        keys.get_mut(&id).map(|key| key.label = label).is_some()
-    }
-
-    /// The label of a key, if it has one.
-    #[must_use]
-    pub fn label(&self, id: KeyId) -> Option<Arc<str>> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.get(&id)?.label.clone()
-    }
-
-    /// The keys with their labels, in no order.
-    #[must_use]
-    pub fn labels(&self) -> Vec<(KeyId, Option<Arc<str>>)> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.iter().map(|(id, key)| (*id, key.label.clone())).collect()
-    }
-
-    /// Whether the ring has a key with this id.
-    #[must_use]
-    pub fn contains(&self, id: KeyId) -> bool {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.contains_key(&id)
-    }
-}
-
-impl Ring for ServerRing {
-    fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        let known = keys.get(&id);
-        psk.copy_from_slice(known.map_or(self.dummy.as_slice(), |known| known.secret.psk()));
-        known.is_some()
-    }
-}
-
-impl fmt::Debug for ServerRing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServerRing(..)")
-    }
-}
-
 /// Why a configuration cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -299,13 +213,13 @@ pub enum SetupError {
     /// The server does not use the noise wire, and the classic wire has no key ring.
     NoRing,
     /// The context is too long.
-    Context(ContextTooLong),
+    Context(SettingsError),
     /// The random number generator failed.
     Entropy,
 }
 
-impl From<ContextTooLong> for SetupError {
-    fn from(error: ContextTooLong) -> Self {
+impl From<SettingsError> for SetupError {
+    fn from(error: SettingsError) -> Self {
         Self::Context(error)
     }
 }

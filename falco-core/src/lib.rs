@@ -211,8 +211,10 @@ mod wipe;
 mod wire;
 
 pub use classic::sealing::ClassicKey;
-pub use connection::{ClientConnection, Connection, ServerConnection, TRANSMIT_SIZE};
-pub use crypto::RustCrypto;
+pub use connection::{ClientConnection, Connection, ServerConnection};
+#[cfg(feature = "aws-lc-rs")]
+pub use crypto::provider::AwsLc;
+pub use crypto::provider::RustCrypto;
 pub use error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, ReplyError, RequestError, SealError};
 pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
 pub use key::{Key, KeyError};
@@ -224,7 +226,7 @@ pub use reassembly::{NoRoom, Partial, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
 #[cfg(feature = "std")]
 pub use replay_cache::HeapReplayCache;
-pub use replay_cache::{FixedReplayCache, NonceSeen, ReplayCache, SealRefused};
+pub use replay_cache::{FixedReplayCache, NonceRefused, ReplayCache};
 pub use role::{ClientSide, Role, ServerSide};
 #[cfg(feature = "alloc")]
 pub use send_queue::SendQueue;

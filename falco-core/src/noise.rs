@@ -106,8 +106,11 @@ mod vectors;
 mod write;
 mod writer;
 
-pub use key::{ContextTooLong, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
-pub use layout::{HELLO_LENGTH, WELCOME_LENGTH};
+pub use key::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
+#[cfg(feature = "alloc")]
+pub(crate) use layout::HELLO_LENGTH;
+#[cfg(feature = "testing")]
+pub(crate) use layout::WELCOME_LENGTH;
 #[cfg(feature = "testing")]
 pub(crate) use record::set_rekey_period;
 pub use table::FixedTable;

@@ -18,58 +18,40 @@ pub trait ReplayCache {
     /// Checks whether `nonce` may be used to seal. If so, counts the seal and remembers the nonce.
     ///
     /// # Errors
-    /// [`SealRefused`]. Then nothing may be sealed with this nonce.
-    fn check_seal(&self, nonce: &Nonce) -> Result<(), SealRefused>;
+    /// [`NonceRefused`]. Then nothing may be sealed with this nonce.
+    fn check_seal(&self, nonce: &Nonce) -> Result<(), NonceRefused>;
 
     /// Remembers the nonce of a message that was authentic.
     ///
     /// # Errors
-    /// [`NonceSeen`] if the nonce is already remembered, from a received message or from one that
-    /// this side sealed. The message is then a replay or a reflection.
-    fn check_open(&self, nonce: &Nonce) -> Result<(), NonceSeen>;
+    /// [`NonceRefused::Seen`] if the nonce is already remembered, from a received message or from
+    /// one that this side sealed. The message is then a replay or a reflection.
+    fn check_open(&self, nonce: &Nonce) -> Result<(), NonceRefused>;
 }
 
 impl<C: ReplayCache + ?Sized> ReplayCache for &C {
-    fn check_seal(&self, nonce: &Nonce) -> Result<(), SealRefused> {
+    fn check_seal(&self, nonce: &Nonce) -> Result<(), NonceRefused> {
         (**self).check_seal(nonce)
     }
 
-    fn check_open(&self, nonce: &Nonce) -> Result<(), NonceSeen> {
+    fn check_open(&self, nonce: &Nonce) -> Result<(), NonceRefused> {
         (**self).check_open(nonce)
     }
 }
 
-/// The replay cache remembers this nonce.
+/// Why a replay cache refuses a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct NonceSeen;
-
-impl NonceSeen {
-    /// For implementations of [`ReplayCache`].
-    #[must_use]
-    pub const fn new() -> Self {
-        Self
-    }
-}
-
-impl Default for NonceSeen {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Why a replay cache forbids a seal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SealRefused {
+pub enum NonceRefused {
     /// The key has sealed [`SEALS_PER_KEY`](Self::SEALS_PER_KEY) times.
     Exhausted,
-    /// The nonce was used before. A second seal under it would reveal the keystream. This happens
-    /// only if the random number generator repeats itself.
-    NonceUsed,
+    /// The cache remembers the nonce. A message with it is a replay or a reflection. To seal under
+    /// it would reveal the keystream; a fresh nonce is refused so only if the random number
+    /// generator repeats itself.
+    Seen,
 }
 
-impl SealRefused {
+impl NonceRefused {
     /// How often a classic key seals before it refuses, 2^32: the limit of NIST SP 800-38D, section
     /// 8.3, for random nonces.
     pub const SEALS_PER_KEY: u64 = 1 << 32;
@@ -115,7 +97,7 @@ impl<const N: usize> FixedReplayCache<N> {
     pub fn seals(&self) -> u64 {
         self.nonces
             .try_borrow()
-            .map_or(SealRefused::SEALS_PER_KEY, |nonces| nonces.seals)
+            .map_or(NonceRefused::SEALS_PER_KEY, |nonces| nonces.seals)
     }
 
     /// Adds `seals` to the seal counter, for a key that was used in an earlier run.
@@ -127,14 +109,17 @@ impl<const N: usize> FixedReplayCache<N> {
 }
 
 impl<const N: usize> ReplayCache for FixedReplayCache<N> {
-    fn check_seal(&self, nonce: &Nonce) -> Result<(), SealRefused> {
+    fn check_seal(&self, nonce: &Nonce) -> Result<(), NonceRefused> {
         // No borrow outlives a method of this type, so this does not fail.
-        let mut nonces = self.nonces.try_borrow_mut().map_err(|_| SealRefused::Exhausted)?;
+        let mut nonces = self.nonces.try_borrow_mut().map_err(|_| NonceRefused::Exhausted)?;
         nonces.seal(nonce)
     }
 
-    fn check_open(&self, nonce: &Nonce) -> Result<(), NonceSeen> {
-        self.nonces.try_borrow_mut().map_err(|_| NonceSeen)?.remember(nonce)
+    fn check_open(&self, nonce: &Nonce) -> Result<(), NonceRefused> {
+        self.nonces
+            .try_borrow_mut()
+            .map_err(|_| NonceRefused::Seen)?
+            .remember(nonce)
     }
 }
 
@@ -168,6 +153,12 @@ impl HeapReplayCache {
         })
     }
 
+    /// How many nonces it remembers at most.
+    #[cfg(all(feature = "noise", feature = "rustcrypto"))]
+    pub(crate) fn capacity(&self) -> usize {
+        self.nonces().slots.len()
+    }
+
     /// The seal counter: how often the key has sealed.
     #[must_use]
     pub fn seals(&self) -> u64 {
@@ -187,11 +178,11 @@ impl HeapReplayCache {
 
 #[cfg(feature = "std")]
 impl ReplayCache for HeapReplayCache {
-    fn check_seal(&self, nonce: &Nonce) -> Result<(), SealRefused> {
+    fn check_seal(&self, nonce: &Nonce) -> Result<(), NonceRefused> {
         self.nonces().seal(nonce)
     }
 
-    fn check_open(&self, nonce: &Nonce) -> Result<(), NonceSeen> {
+    fn check_open(&self, nonce: &Nonce) -> Result<(), NonceRefused> {
         self.nonces().remember(nonce)
     }
 }
@@ -255,11 +246,11 @@ impl<S> Nonces<S> {
 }
 
 impl<S: AsMut<[Slot]>> Nonces<S> {
-    fn seal(&mut self, nonce: &Nonce) -> Result<(), SealRefused> {
-        if self.seals >= SealRefused::SEALS_PER_KEY {
-            return Err(SealRefused::Exhausted);
+    fn seal(&mut self, nonce: &Nonce) -> Result<(), NonceRefused> {
+        if self.seals >= NonceRefused::SEALS_PER_KEY {
+            return Err(NonceRefused::Exhausted);
         }
-        self.remember(nonce).map_err(|NonceSeen| SealRefused::NonceUsed)?;
+        self.remember(nonce)?;
         self.seals += 1;
         Ok(())
     }
@@ -268,7 +259,7 @@ impl<S: AsMut<[Slot]>> Nonces<S> {
         self.seals = self.seals.saturating_add(seals);
     }
 
-    fn remember(&mut self, nonce: &Nonce) -> Result<(), NonceSeen> {
+    fn remember(&mut self, nonce: &Nonce) -> Result<(), NonceRefused> {
         let hash_key = self.hash_key;
         let slots = self.slots.as_mut();
         let size = slots.len().min(place(u32::MAX));
@@ -279,7 +270,7 @@ impl<S: AsMut<[Slot]>> Nonces<S> {
         let mut link = slots.get(bucket).map_or(0, |slot| slot.head);
         while let Some(slot) = slots.get(place(link)) {
             if slot.nonce == *nonce {
-                return Err(NonceSeen);
+                return Err(NonceRefused::Seen);
             }
             link = slot.next;
         }

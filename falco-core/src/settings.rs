@@ -285,6 +285,8 @@ pub enum SettingsError {
     Lifetime(Duration),
     /// A handshake timeout under 1 ms.
     HandshakeTimeout(Duration),
+    /// A context of this many bytes, which are more than 65,535.
+    Context(usize),
 }
 
 impl fmt::Display for SettingsError {
@@ -298,6 +300,7 @@ impl fmt::Display for SettingsError {
                 given.as_millis()
             ),
             Self::HandshakeTimeout(given) => write!(f, "the handshake timeout must be at least 1 ms, not {given:?}"),
+            Self::Context(given) => write!(f, "a context of {given} bytes is over the limit of 65535 bytes"),
         }
     }
 }

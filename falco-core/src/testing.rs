@@ -15,9 +15,9 @@ pub use rng::CountingRng;
 use std::sync::RwLock;
 use std::vec::Vec;
 
-use crate::crypto::{Crypto, RustCrypto};
+use crate::crypto::Crypto;
 use crate::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use crate::{ClassicKey, HeapReplayCache, Key};
+use crate::{ClassicKey, HeapReplayCache, Key, RustCrypto};
 
 /// Sets the rekey period to this many records instead of 2^20, for every client and server that is
 /// created in this process from now on. For tests that run in a separate process, because adapters
@@ -84,3 +84,9 @@ pub fn noise_server(byte: u8) -> NoiseTestServer {
 pub type NoiseTestClient = NoiseClient<HeapTable, RustCrypto>;
 /// See [`noise_server`].
 pub type NoiseTestServer = NoiseServer<HeapTable, RwLock<KeyRing<Vec<Option<NoiseSecret>>>>, RustCrypto>;
+
+/// Bytes that an answer of `length` bytes takes on the classic wire.
+#[must_use]
+pub const fn classic_answer_size(length: usize) -> usize {
+    crate::classic::answer_size(length)
+}

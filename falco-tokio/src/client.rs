@@ -149,7 +149,7 @@ impl Client {
             return Err(Error::Closed);
         }
         let mut entropy = env.entropy.clone();
-        let keys = env.key_options.keys(key, &mut entropy)?;
+        let keys = Arc::new(env.key().keys.with_key(key, &mut entropy)?);
         // One server is enough to know that the key is accepted: a server that is reached.
         let now = env.clock.now();
         let connected = self.inner.slots.iter().find(|slot| slot.is_connected());

@@ -11,10 +11,9 @@ use core::hint::black_box;
 use std::sync::RwLock;
 use std::time::Instant;
 
-use falco_core::crypto::RustCrypto;
 use falco_core::noise::{HeapTable, KeyRing, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, RawHandshake, key};
-use falco_core::{ConnectionError, ServerConnection, Settings};
+use falco_core::{ConnectionError, RustCrypto, ServerConnection, Settings};
 
 type Ring = RwLock<KeyRing<Vec<Option<NoiseSecret>>>>;
 type Keys = NoiseServer<HeapTable, Ring, RustCrypto>;

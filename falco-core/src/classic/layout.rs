@@ -33,7 +33,7 @@ const LEAST: u64 = 28;
 const _: () = assert!(SEALING == 28);
 
 /// Bytes in a hello: 157.
-pub const HELLO_LENGTH: usize = TYPE + SEALING + HELLO_RANDOM;
+pub(crate) const HELLO_LENGTH: usize = TYPE + SEALING + HELLO_RANDOM;
 
 /// Bytes of a request with a body of `body` bytes, which is 37 more, or `usize::MAX` if that
 /// overflows.
@@ -45,7 +45,7 @@ pub const fn request_size(body: usize) -> usize {
 /// Bytes of an answer with a body of `body` bytes, which is 36 more, or `usize::MAX` if that
 /// overflows.
 #[must_use]
-pub const fn answer_size(body: usize) -> usize {
+pub(crate) const fn answer_size(body: usize) -> usize {
     body.saturating_add(LENGTH + SEALING)
 }
 

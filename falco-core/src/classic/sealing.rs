@@ -5,7 +5,7 @@ use core::fmt;
 use rand_core::TryCryptoRng;
 
 #[cfg(feature = "rustcrypto")]
-use crate::crypto::RustCrypto;
+use crate::RustCrypto;
 use crate::crypto::{Aead, Crypto, NONCE_LENGTH, Nonce, TAG_LENGTH};
 use crate::error::{ConnectionError, EntropyError};
 use crate::key::Key;

@@ -4,7 +4,8 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce as AwsNonce, UnboundK
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use aws_lc_rs::{digest, hmac};
 
-use super::{Aead, AeadError, AwsLc, Crypto, Nonce, TAG_LENGTH, Tag};
+use super::provider::AwsLc;
+use super::{Aead, AeadError, Crypto, Nonce, TAG_LENGTH, Tag};
 
 /// A key, expanded, on the heap of AWS-LC, which wipes what it frees.
 #[allow(

@@ -1,10 +1,11 @@
 //! [`RustCrypto`]: the traits, implemented by crates of the RustCrypto project.
 
+use super::Crypto;
 #[cfg(feature = "aes-gcm")]
 use super::aes_gcm::Aes256Gcm;
 #[cfg(not(feature = "aes-gcm"))]
 use super::gcm::Aes256Gcm;
-use super::{Crypto, RustCrypto};
+use super::provider::RustCrypto;
 
 impl Crypto for RustCrypto {
     type Aead = Aes256Gcm;

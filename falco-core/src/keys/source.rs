@@ -12,37 +12,6 @@ use rand_core::TryCryptoRng;
 use super::{ClientKeys, Secrets, SetupError};
 use crate::key::Key;
 
-/// The options with which a client uses any of its keys: the wire, the context, and the capacity of
-/// the replay cache.
-#[derive(Clone, Debug)]
-pub struct KeyOptions {
-    classic: bool,
-    context: Vec<u8>,
-    nonces: usize,
-}
-
-impl KeyOptions {
-    /// Expands a key for use with these options.
-    ///
-    /// # Errors
-    /// [`SetupError`].
-    pub fn keys<G: TryCryptoRng + ?Sized>(&self, key: Key, rng: &mut G) -> Result<Arc<ClientKeys>, SetupError> {
-        let (noise, classic) = if self.classic {
-            (Vec::new(), Some(key))
-        } else {
-            (vec![key], None)
-        };
-        let secrets = Secrets {
-            noise,
-            classic,
-            context: self.context.clone(),
-            labels: Vec::new(),
-            nonces: self.nonces,
-        };
-        Ok(Arc::new(secrets.into_client(rng)?))
-    }
-}
-
 /// A client's key with its options and, from the first client on, the keys that all clients share.
 /// Clones share all of that: on the classic wire all clients with one key must share its replay
 /// cache and its seal counter.
@@ -50,7 +19,9 @@ impl KeyOptions {
 pub struct ClientKeySource(Arc<Mutex<State>>);
 
 struct State {
-    options: KeyOptions,
+    classic: bool,
+    context: Vec<u8>,
+    nonces: usize,
     key: Stage,
 }
 
@@ -73,13 +44,12 @@ impl ClientKeySource {
     }
 
     fn new(key: Key, classic: bool, nonces: usize) -> Self {
-        let options = KeyOptions {
+        Self(Arc::new(Mutex::new(State {
             classic,
             context: Vec::new(),
             nonces,
-        };
-        let key = Stage::Fresh(key);
-        Self(Arc::new(Mutex::new(State { options, key })))
+            key: Stage::Fresh(key),
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -90,7 +60,7 @@ impl ClientKeySource {
     pub fn set_context(&self, context: Vec<u8>) {
         let mut state = self.lock();
         if matches!(state.key, Stage::Fresh(_)) {
-            state.options.context = context;
+            state.context = context;
         }
     }
 
@@ -98,31 +68,51 @@ impl ClientKeySource {
     pub fn set_nonces(&self, nonces: usize) {
         let mut state = self.lock();
         if matches!(state.key, Stage::Fresh(_)) {
-            state.options.nonces = nonces;
+            state.nonces = nonces;
         }
     }
 
-    /// The shared keys, which the first call makes, and the options for further keys of the same
-    /// client.
+    /// The shared keys, which the first call makes.
     ///
     /// # Errors
     /// [`SetupError`]; every later call returns the same one, because the key is consumed.
-    pub fn keys<G: TryCryptoRng + ?Sized>(&self, rng: &mut G) -> Result<(Arc<ClientKeys>, KeyOptions), SetupError> {
+    pub fn keys<G: TryCryptoRng + ?Sized>(&self, rng: &mut G) -> Result<Arc<ClientKeys>, SetupError> {
         let mut state = self.lock();
         // The placeholder is replaced below.
         let made = match core::mem::replace(&mut state.key, Stage::Made(Err(SetupError::NoKey))) {
-            Stage::Fresh(key) => state.options.keys(key, rng),
+            Stage::Fresh(key) => state.make(key, rng).map(Arc::new),
             Stage::Made(made) => made,
         };
         state.key = Stage::Made(made.clone());
-        Ok((made?, state.options.clone()))
+        made
+    }
+}
+
+impl State {
+    fn make<G: TryCryptoRng + ?Sized>(&self, key: Key, rng: &mut G) -> Result<ClientKeys, SetupError> {
+        let (noise, classic) = if self.classic {
+            (Vec::new(), Some(key))
+        } else {
+            (vec![key], None)
+        };
+        let secrets = Secrets {
+            noise,
+            classic,
+            context: self.context.clone(),
+            labels: Vec::new(),
+            nonces: self.nonces,
+        };
+        secrets.into_client(rng)
     }
 }
 
 impl fmt::Debug for ClientKeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
         f.debug_struct("ClientKeySource")
-            .field("options", &self.lock().options)
+            .field("classic", &state.classic)
+            .field("context", &state.context)
+            .field("nonces", &state.nonces)
             .finish_non_exhaustive()
     }
 }

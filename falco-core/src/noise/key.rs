@@ -13,6 +13,7 @@ use super::record::RekeyPeriod;
 use crate::crypto::NoiseCrypto;
 use crate::key::{Key, Secret};
 use crate::message::KeyId;
+use crate::settings::SettingsError;
 use crate::wipe::with_stack_wiped;
 
 /// What the noise wire derives from a [`Key`]: the pre-shared key of the handshake, and the key id.
@@ -34,7 +35,7 @@ impl Key {
     /// ```
     #[must_use]
     pub fn id(&self) -> KeyId {
-        NoiseSecret::id_of(self, &crate::crypto::RustCrypto)
+        NoiseSecret::id_of(self, &crate::RustCrypto)
     }
 }
 
@@ -95,7 +96,7 @@ impl fmt::Debug for NoiseSecret {
 /// The keys that a server accepts, by key id.
 ///
 /// [`KeyRing`] implements it: by itself, for keys that do not change; inside a `RefCell`; and with
-/// the feature `std` inside a `Mutex` or an `RwLock`. For many keys, use `keys::ServerRing`.
+/// the feature `std` inside a `Mutex` or an `RwLock`. For many keys, use `keys::ServerKeys`.
 pub trait Ring {
     /// Copies the pre-shared key of this id to `psk` and returns `true`. If there is none, copies a
     /// random one that nobody has, and returns `false`. Apart from the search for the id both take
@@ -131,7 +132,7 @@ impl core::error::Error for RingError {}
 /// `Vec<Option<NoiseSecret>>`.
 ///
 /// Each lookup compares all ids, and [`new`](Self::new) compares each with each: for thousands of
-/// keys, use `keys::ServerRing`.
+/// keys, use `keys::ServerKeys`.
 pub struct KeyRing<S> {
     places: S,
     /// Used for a hello with an unknown id.
@@ -263,22 +264,6 @@ pub(super) fn clear(id: KeyId) -> [u8; CLEAR] {
     clear
 }
 
-/// The context is longer than 65,535 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ContextTooLong {
-    /// Its length in bytes.
-    pub length: usize,
-}
-
-impl fmt::Display for ContextTooLong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a context of {} bytes is over the limit of 65535 bytes", self.length)
-    }
-}
-
-impl core::error::Error for ContextTooLong {}
-
 /// A client's key on the noise wire, with the context of the service that it calls. `T` is the type
 /// of each connection's request table, `X` the storage of the context.
 pub struct NoiseClient<T, C, X = &'static [u8]> {
@@ -303,16 +288,16 @@ pub struct NoiseServer<T, R, C, X = &'static [u8]> {
     table: PhantomData<fn() -> T>,
 }
 
-fn context_length(context: &[u8]) -> Result<u16, ContextTooLong> {
-    u16::try_from(context.len()).map_err(|_| ContextTooLong { length: context.len() })
+fn context_length(context: &[u8]) -> Result<u16, SettingsError> {
+    u16::try_from(context.len()).map_err(|_| SettingsError::Context(context.len()))
 }
 
 impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
     /// A client with this key and context. Pass an empty context if the service has none.
     ///
     /// # Errors
-    /// [`ContextTooLong`].
-    pub fn new(key: Key, context: X, crypto: C) -> Result<Self, ContextTooLong> {
+    /// [`SettingsError::Context`] if the context is longer than 65,535 bytes.
+    pub fn new(key: Key, context: X, crypto: C) -> Result<Self, SettingsError> {
         let context_length = context_length(context.as_ref())?;
         Ok(Self {
             secret: NoiseSecret::derive(key, &crypto),
@@ -353,14 +338,20 @@ impl<T, C: NoiseCrypto, X: AsRef<[u8]>> NoiseClient<T, C, X> {
     pub(super) fn context_length(&self) -> [u8; 2] {
         self.context_length.to_be_bytes()
     }
+
+    /// The context.
+    #[cfg(all(feature = "std", feature = "rustcrypto"))]
+    pub(crate) const fn context(&self) -> &X {
+        &self.context
+    }
 }
 
 impl<T, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> NoiseServer<T, R, C, X> {
     /// A server with these keys and this context. Pass an empty context if the service has none.
     ///
     /// # Errors
-    /// [`ContextTooLong`].
-    pub fn new(ring: R, context: X, crypto: C) -> Result<Self, ContextTooLong> {
+    /// [`SettingsError::Context`] if the context is longer than 65,535 bytes.
+    pub fn new(ring: R, context: X, crypto: C) -> Result<Self, SettingsError> {
         let context_length = context_length(context.as_ref())?;
         Ok(Self {
             ring,

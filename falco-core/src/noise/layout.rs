@@ -13,9 +13,9 @@ pub(super) const WIRE: [u8; 2] = [0x4E, 0x01];
 pub(super) const CLEAR: usize = WIRE.len() + KEY_ID;
 const SETTINGS: usize = 16;
 /// Bytes in a hello: 74.
-pub const HELLO_LENGTH: usize = CLEAR + MESSAGE_OVERHEAD + SETTINGS;
+pub(crate) const HELLO_LENGTH: usize = CLEAR + MESSAGE_OVERHEAD + SETTINGS;
 /// Bytes in a welcome: 64.
-pub const WELCOME_LENGTH: usize = MESSAGE_OVERHEAD + SETTINGS;
+pub(crate) const WELCOME_LENGTH: usize = MESSAGE_OVERHEAD + SETTINGS;
 
 /// Bytes of a record's length.
 pub(super) const RECORD_HEAD: usize = 2;

@@ -13,9 +13,9 @@ mod streams;
 use super::handshake::{Initiator, Responder};
 use super::record::{Direction, RekeyPeriod};
 use super::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use crate::crypto::RustCrypto;
 use crate::{
-    ClientConnection, ClientEvent, Instant, Key, Received, Refusal, ServerConnection, ServerEvent, Settings, Status,
+    ClientConnection, ClientEvent, Instant, Key, Received, Refusal, RustCrypto, ServerConnection, ServerEvent,
+    Settings, Status,
 };
 
 fn bytes(value: &Value) -> Vec<u8> {

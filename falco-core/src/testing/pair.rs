@@ -7,9 +7,9 @@ use std::vec::Vec;
 
 use super::CountingRng;
 use crate::{
-    ClientConnection, ClientEvent, ClientKeyRef, CloseReason, Connection, ConnectionError, EntropyError, Error,
-    HeapPartials, Instant, KeyRef, OutgoingRequest, Reassembly, Received, RecvBuf, Refusal, RequestId, Role, SendQueue,
-    ServerConnection, ServerEvent, ServerKeyRef, Settings, TRANSMIT_SIZE,
+    BufferSizes, ClientConnection, ClientEvent, ClientKeyRef, CloseReason, Connection, ConnectionError, EntropyError,
+    Error, HeapPartials, Instant, KeyRef, OutgoingRequest, Reassembly, Received, RecvBuf, Refusal, RequestId, Role,
+    SendQueue, ServerConnection, ServerEvent, ServerKeyRef, Settings,
 };
 
 /// Steps that a [`Pair`] may take in all, so that a test cannot loop forever.
@@ -96,7 +96,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
 
     /// Seals what can be sent, and returns whether anything was.
     fn send(&mut self, now: Instant) -> bool {
-        let mut out = std::vec![0; self.machine.seal_size(self.queue.longest()).max(TRANSMIT_SIZE)];
+        let mut out = std::vec![0; self.machine.seal_size(self.queue.longest()).max(BufferSizes::TRANSMIT)];
         let written = self
             .queue
             .seal(&mut self.machine, now, &mut out, |_, _| {})

@@ -4,10 +4,11 @@
 use core::time::Duration;
 
 use crate::common::{Ends, client, ends, ends_with, handle, ms, pending_output};
-use falco_core::classic::{HELLO_LENGTH, answer_size, request_size};
+use falco_core::classic::request_size;
+use falco_core::testing::classic_answer_size as answer_size;
 use falco_core::{
-    ClientWait, ConnectionError, Error, Instant, Misuse, OutputTooSmall, Received, Refusal, ReplyError, RequestError,
-    RequestId, SealError, ServerEvent, Settings, SettingsError, Status, TRANSMIT_SIZE,
+    BufferSizes, ClientWait, ConnectionError, Error, Instant, Misuse, OutputTooSmall, Received, Refusal, ReplyError,
+    RequestError, RequestId, SealError, ServerEvent, Settings, SettingsError, Status,
 };
 
 const NOW: Instant = ms(0);
@@ -18,7 +19,7 @@ fn limited(max_message: u32) -> Ends {
 
 #[test]
 fn sizes_are_those_of_the_wire() {
-    assert_eq!((HELLO_LENGTH, TRANSMIT_SIZE), (157, 157));
+    assert_eq!(BufferSizes::TRANSMIT, 157);
     assert_eq!(
         (request_size(0), request_size(5), request_size(usize::MAX)),
         (37, 42, usize::MAX)

@@ -7,8 +7,8 @@ use crate::common::{Handle, assert_ended, client, ends_with, handle, ms, pending
 use falco_core::crypto::Nonce;
 use falco_core::testing::{CountingRng, key};
 use falco_core::{
-    ClassicKey, ClientConnection, ConnectionError, FixedReplayCache, HeapReplayCache, Instant, NonceSeen,
-    OutputTooSmall, ReplayCache, SealError, SealRefused, Settings,
+    ClassicKey, ClientConnection, ConnectionError, FixedReplayCache, HeapReplayCache, Instant, NonceRefused,
+    OutputTooSmall, ReplayCache, SealError, Settings,
 };
 use proptest::prelude::*;
 
@@ -37,10 +37,10 @@ fn a_cache_remembers_exactly_as_many_nonces_as_it_has_places_and_forgets_the_old
                 if slots > 0 {
                     assert_eq!(
                         cache.check_open(&nonce(1, known)),
-                        Err(NonceSeen::new()),
+                        Err(NonceRefused::Seen),
                         "{slots} slots"
                     );
-                    assert_eq!(cache.check_seal(&nonce(1, known)), Err(SealRefused::NonceUsed));
+                    assert_eq!(cache.check_seal(&nonce(1, known)), Err(NonceRefused::Seen));
                 }
             }
         }
@@ -56,7 +56,7 @@ fn a_cache_remembers_the_nonce_zero_like_any_other() {
     for slots in [1, 2, 7] {
         let cache = cache(slots);
         assert_eq!(cache.check_open(&[0; 12]), Ok(()), "empty places hold no nonce");
-        assert_eq!(cache.check_open(&[0; 12]), Err(NonceSeen::new()));
+        assert_eq!(cache.check_open(&[0; 12]), Err(NonceRefused::Seen));
     }
 }
 
@@ -112,8 +112,8 @@ fn both_kinds_of_cache_and_references_to_them_follow_the_same_rules() {
             (cache.check_open(&[1; 12]), cache.check_seal(&[2; 12])),
             (Ok(()), Ok(()))
         );
-        assert_eq!(cache.check_seal(&[1; 12]), Err(SealRefused::NonceUsed));
-        assert_eq!(cache.check_open(&[2; 12]), Err(NonceSeen::new()));
+        assert_eq!(cache.check_seal(&[1; 12]), Err(NonceRefused::Seen));
+        assert_eq!(cache.check_open(&[2; 12]), Err(NonceRefused::Seen));
         for number in 0..4 {
             assert_eq!(cache.check_open(&nonce(3, number)), Ok(()));
         }
@@ -123,8 +123,8 @@ fn both_kinds_of_cache_and_references_to_them_follow_the_same_rules() {
     check(&heap);
     check(&fixed);
     assert_eq!((heap.seals(), fixed.seals()), (1, 1));
-    fixed.add_seals(SealRefused::SEALS_PER_KEY);
-    assert_eq!(fixed.check_seal(&[9; 12]), Err(SealRefused::Exhausted));
+    fixed.add_seals(NonceRefused::SEALS_PER_KEY);
+    assert_eq!(fixed.check_seal(&[9; 12]), Err(NonceRefused::Exhausted));
 }
 
 proptest! {
@@ -146,10 +146,10 @@ proptest! {
                 }
             }
             if seal {
-                prop_assert_eq!(cache.check_seal(&nonce), if new { Ok(()) } else { Err(SealRefused::NonceUsed) });
+                prop_assert_eq!(cache.check_seal(&nonce), if new { Ok(()) } else { Err(NonceRefused::Seen) });
                 seals += u64::from(new);
             } else {
-                prop_assert_eq!(cache.check_open(&nonce), if new { Ok(()) } else { Err(NonceSeen::new()) });
+                prop_assert_eq!(cache.check_open(&nonce), if new { Ok(()) } else { Err(NonceRefused::Seen) });
             }
             prop_assert_eq!(cache.seals(), seals);
         }
@@ -158,16 +158,16 @@ proptest! {
 
 #[test]
 fn seals_are_counted_to_two_to_the_32nd_and_no_further() {
-    assert_eq!(SealRefused::SEALS_PER_KEY, 4_294_967_296);
+    assert_eq!(NonceRefused::SEALS_PER_KEY, 4_294_967_296);
     for slots in [0, 3] {
         let cache = cache(slots);
-        cache.add_seals(SealRefused::SEALS_PER_KEY - 2);
+        cache.add_seals(NonceRefused::SEALS_PER_KEY - 2);
         assert_eq!(
             (cache.check_seal(&nonce(1, 0)), cache.check_seal(&nonce(1, 1))),
             (Ok(()), Ok(()))
         );
-        assert_eq!(cache.seals(), SealRefused::SEALS_PER_KEY);
-        assert_eq!(cache.check_seal(&nonce(1, 2)), Err(SealRefused::Exhausted));
+        assert_eq!(cache.seals(), NonceRefused::SEALS_PER_KEY);
+        assert_eq!(cache.check_seal(&nonce(1, 2)), Err(NonceRefused::Exhausted));
         assert_eq!(
             cache.check_open(&nonce(1, 2)),
             Ok(()),
@@ -176,14 +176,14 @@ fn seals_are_counted_to_two_to_the_32nd_and_no_further() {
         cache.add_seals(u64::MAX);
         assert_eq!(
             (cache.seals(), cache.check_seal(&nonce(1, 9))),
-            (u64::MAX, Err(SealRefused::Exhausted))
+            (u64::MAX, Err(NonceRefused::Exhausted))
         );
     }
 }
 
 fn with_seals_left(left: u64) -> Handle {
     let key = handle();
-    key.replay_cache().add_seals(SealRefused::SEALS_PER_KEY - left);
+    key.replay_cache().add_seals(NonceRefused::SEALS_PER_KEY - left);
     key
 }
 

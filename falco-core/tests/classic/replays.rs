@@ -4,8 +4,9 @@
 use crate::common::{
     ANSWER_HEAD, Ends, Handle, REQUEST_HEAD, Script, assert_ended, ends_with, handle, handle_with, ms, server,
 };
-use falco_core::crypto::RustCrypto;
-use falco_core::{ClientConnection, ConnectionError, Instant, Received, ServerConnection, ServerEvent, Settings};
+use falco_core::{
+    ClientConnection, ConnectionError, Instant, Received, RustCrypto, ServerConnection, ServerEvent, Settings,
+};
 
 const NOW: Instant = ms(0);
 const REPLAYED: ConnectionError = ConnectionError::Replayed;

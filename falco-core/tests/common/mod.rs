@@ -11,11 +11,11 @@ pub(crate) mod verdict;
 use core::time::Duration;
 use std::rc::Rc;
 
-use falco_core::crypto::{Crypto, RustCrypto};
+use falco_core::crypto::Crypto;
 use falco_core::testing::{CountingRng, key, replay_cache};
 use falco_core::{
     ClassicKey, ClientConnection, ClientEvent, Connection, ConnectionError, HeapReplayCache, Instant, KeyRef, Received,
-    RequestId, Role, ServerConnection, ServerEvent, Settings,
+    RequestId, Role, RustCrypto, ServerConnection, ServerEvent, Settings,
 };
 
 /// A key on the classic wire, shared by the connections under it.
@@ -64,7 +64,7 @@ pub(crate) fn secrets(noise: Option<u8>, classic: Option<u8>) -> falco_core::key
 
 /// Takes all pending output of a connection.
 pub(crate) fn pending_output<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, now: Instant) -> Vec<u8> {
-    let (mut all, mut out) = (Vec::new(), [0; falco_core::TRANSMIT_SIZE]);
+    let (mut all, mut out) = (Vec::new(), [0; falco_core::BufferSizes::TRANSMIT]);
     loop {
         let length = machine.poll_transmit(now, &mut out).unwrap();
         if length == 0 {
@@ -84,7 +84,7 @@ pub(crate) fn assert_ended<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>
         assert_eq!(machine.end_of_stream(now, &[]), Err(end));
         assert!(matches!(machine.recv(now, &mut [0; 200]), Err(error) if error == end));
         assert_eq!(
-            machine.poll_transmit(now, &mut [0; falco_core::TRANSMIT_SIZE]),
+            machine.poll_transmit(now, &mut [0; falco_core::BufferSizes::TRANSMIT]),
             Ok(0),
             "silence"
         );

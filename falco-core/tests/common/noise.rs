@@ -7,8 +7,8 @@ use std::rc::Rc;
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
 use falco_core::{
-    ClientConnection, Connection, ConnectionError, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Received,
-    RequestId, Role, ServerConnection, Settings, Status, TRANSMIT_SIZE,
+    BufferSizes, ClientConnection, Connection, ConnectionError, Instant, KeyRef, OutgoingAnswer, OutgoingRequest,
+    Received, RequestId, Role, ServerConnection, Settings, Status,
 };
 
 pub(crate) const MESSAGE: u8 = 1;
@@ -188,7 +188,7 @@ impl<R: for<'u> Role<Event<'u>: IntoNoiseEvent>, H: KeyRef<R>> Rig<R, H> {
 
     /// The frames of all pending output.
     pub(crate) fn sent(&mut self) -> Vec<Frame> {
-        let mut out = [0; TRANSMIT_SIZE];
+        let mut out = [0; BufferSizes::TRANSMIT];
         loop {
             let length = self.machine.poll_transmit(self.now, &mut out).unwrap();
             if length == 0 {

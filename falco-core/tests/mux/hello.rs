@@ -1,13 +1,14 @@
 //! The step in which a server has received a hello.
 
 use falco_core::mux::{ServerMux, ServerStep};
-use falco_core::noise::HELLO_LENGTH;
 use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server, raw_frame};
 use falco_core::{ClientConnection, Instant, ServerConnection, ServerKeyRef, Settings};
 
 use crate::served::{PING, Served, keys};
 
 const NOW: Instant = Instant::ZERO;
+/// Bytes in a hello of the noise wire.
+const HELLO_LENGTH: usize = 74;
 
 fn server<H: ServerKeyRef>(keys: H) -> ServerMux<H, Vec<u8>, ()> {
     let settings = Settings::new();

@@ -4,7 +4,7 @@ use allocation_counter::measure;
 use falco_core::mux::{ServerMux, ServerStep, SharedBudget};
 use falco_core::noise::{HeapTable, KeyRing, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
-use falco_core::{Instant, ServerConnection, Settings, TRANSMIT_SIZE};
+use falco_core::{BufferSizes, Instant, ServerConnection, Settings};
 
 const NOW: Instant = Instant::ZERO;
 const BEGIN: u8 = 2;
@@ -45,7 +45,7 @@ fn established<'k>(keys: &'k Keys, settings: &Settings, budget: &SharedBudget) -
     let mut server = Mux::new(machine, budget.clone(), settings);
     let handshake = RawHandshake::new(NoSecurity, 7);
     pass(&mut server, handshake.hello());
-    let mut out = [0; TRANSMIT_SIZE];
+    let mut out = [0; BufferSizes::TRANSMIT];
     let length = server.seal(NOW, &mut out).unwrap();
     let mut raw = handshake.client(&out[..length]).unwrap();
     pass(&mut server, raw.seal(&raw_frame(PING, 0, &[1; 8])));

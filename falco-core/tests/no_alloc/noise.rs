@@ -3,12 +3,11 @@ use core::cell::RefCell;
 use std::sync::Arc;
 
 use allocation_counter::measure;
-use falco_core::crypto::RustCrypto;
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::CountingRng;
 use falco_core::{
-    ClientConnection, ClientEvent, Instant, Key, Partial, Reassembly, Received, RecvBuf, ServerConnection, ServerEvent,
-    Settings,
+    ClientConnection, ClientEvent, Instant, Key, Partial, Reassembly, Received, RecvBuf, RustCrypto, ServerConnection,
+    ServerEvent, Settings,
 };
 
 type ClientKeys = NoiseClient<FixedTable<4>, RustCrypto>;

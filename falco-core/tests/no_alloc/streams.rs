@@ -2,12 +2,11 @@
 use core::cell::RefCell;
 
 use allocation_counter::measure;
-use falco_core::crypto::RustCrypto;
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::testing::CountingRng;
 use falco_core::{
     ClientConnection, ClientEvent, Connection, Instant, Key, KeyRef, Received, RecvBuf, Refusal, RequestId, Role,
-    ServerConnection, ServerEvent, Settings,
+    RustCrypto, ServerConnection, ServerEvent, Settings,
 };
 
 type ClientKeys = NoiseClient<FixedTable<4>, RustCrypto>;

@@ -3,13 +3,12 @@
 
 use crate::common::noise::first_ping;
 use crate::common::{assert_ended, ms, pending_output};
-use falco_core::crypto::RustCrypto;
 use falco_core::testing::{
     CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, RawPeer, noise_client, noise_server, raw_frame,
 };
 use falco_core::{
-    ClientConnection, ClientEvent, ConnectionError, Fate, Received, ServerConnection, ServerEvent, ServerWait,
-    Settings, Status,
+    ClientConnection, ClientEvent, ConnectionError, Fate, Received, RustCrypto, ServerConnection, ServerEvent,
+    ServerWait, Settings, Status,
 };
 
 type Server<'k> = ServerConnection<&'k NoiseTestServer>;

@@ -2,12 +2,14 @@
 //! receive nothing.
 
 use crate::common::{assert_ended, ms, pending_output, span};
-use falco_core::crypto::{Crypto, NoiseCrypto, RustCrypto};
+use falco_core::crypto::{Crypto, NoiseCrypto};
 use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::testing::{
     CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, key, noise_client, noise_server, raw_settings,
 };
-use falco_core::{ClientConnection, ConnectionError, Received, ServerConnection, Settings, Status};
+use falco_core::{
+    ClientConnection, ConnectionError, Received, RustCrypto, ServerConnection, Settings, SettingsError, Status,
+};
 
 type Server<'k> = ServerConnection<&'k NoiseTestServer>;
 type Client<'k> = ClientConnection<&'k NoiseTestClient>;
@@ -89,7 +91,7 @@ fn a_context_is_accepted_by_its_own_service_and_no_other() {
     }
     let long = vec![7; 65_536];
     let refused = NoiseClient::<HeapTable, _, _>::new(key(7), long, RustCrypto).unwrap_err();
-    assert_eq!(refused.length, 65_536);
+    assert_eq!(refused, SettingsError::Context(65_536));
     assert!(NoiseClient::<HeapTable, _, _>::new(key(7), vec![7; 65_535], RustCrypto).is_ok());
 }
 

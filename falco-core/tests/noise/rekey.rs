@@ -3,7 +3,7 @@
 
 use crate::common::noise::{NoiseEvent, at_client, at_server, client_keys};
 use falco_core::testing::{ClientLog, Pair, noise_client, noise_server, raw_frame};
-use falco_core::{ConnectionError, Settings, TRANSMIT_SIZE};
+use falco_core::{BufferSizes, ConnectionError, Settings};
 
 fn answers(log: &[ClientLog]) -> usize {
     log.iter()
@@ -84,7 +84,7 @@ fn each_record_around_each_boundary_opens_on_the_other_side() {
         .unwrap();
     raw.set_rekey_period(4);
     pair.recv(crate::common::ms(0), &mut welcome).unwrap();
-    let mut out = [0; TRANSMIT_SIZE];
+    let mut out = [0; BufferSizes::TRANSMIT];
     for number in 0..30 {
         let length = pair.poll_transmit(crate::common::ms(0), &mut out).unwrap();
         let mut record = out[..length].to_vec();
@@ -104,7 +104,7 @@ fn each_record_around_each_boundary_opens_on_the_other_side() {
 fn the_key_changes_after_record_2_to_the_20_minus_1() {
     const PERIOD: u64 = 1 << 20;
     let mut rig = at_client(&Settings::new());
-    let mut out = [0; TRANSMIT_SIZE];
+    let mut out = [0; BufferSizes::TRANSMIT];
     // The first PING was record 0.
     for number in 1..PERIOD + 2 {
         rig.machine.ping().unwrap();

@@ -5,9 +5,9 @@ use core::cell::RefCell;
 
 use crate::common::shows::{printed, shows};
 use crate::common::{Script, ms, pending_output};
-use falco_core::crypto::{Crypto, NoiseCrypto, RustCrypto};
+use falco_core::crypto::{Crypto, NoiseCrypto};
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use falco_core::{ClientConnection, Key, ServerConnection, Settings};
+use falco_core::{ClientConnection, Key, RustCrypto, ServerConnection, Settings};
 use zeroize::ZeroizeOnDrop;
 
 /// Bytes of which no three consecutive ones appear by chance.

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use falco_core::keys::{ClientKeySource, Entropy, Secrets, SetupError};
 use falco_core::noise::NoiseSecret;
-use falco_core::{EntropyError, Key, RustCrypto, Settings, SettingsBuilder, SettingsError};
+use falco_core::{
+    BufferSizes, ClientConnection, EntropyError, Instant, Key, RustCrypto, ServerConnection, Settings, SettingsBuilder,
+    SettingsError,
+};
 
 fn key(byte: u8) -> Key {
     Key::from_bytes([byte; 32]).unwrap()
@@ -35,17 +38,47 @@ fn all_keys_of_a_source_are_the_same_and_options_apply_until_they_are_made() {
     for source in [ClientKeySource::noise(key(7)), ClientKeySource::classic(key(7), 8)] {
         source.set_context(b"one".to_vec());
         source.set_nonces(16);
-        let (made, options) = source.keys(&mut counting()).unwrap();
+        let made = source.keys(&mut counting()).unwrap();
+        let shown = format!("{source:?}");
         let other = source.clone();
         other.set_context(b"two".to_vec());
         other.set_nonces(32);
         // No entropy is used for the second.
-        let (again, same) = other.keys(&mut failing()).unwrap();
+        let again = other.keys(&mut failing()).unwrap();
         assert!(Arc::ptr_eq(&made, &again));
-        assert_eq!(format!("{options:?}"), format!("{same:?}"));
-        // Another key on the same wire.
-        let next = options.keys(key(8), &mut counting()).unwrap();
-        assert_eq!(next.receives_unasked(), made.receives_unasked());
+        assert_eq!(format!("{source:?}"), shown);
+    }
+}
+
+#[test]
+fn another_key_has_the_wire_and_the_context_of_the_first_and_nothing_else_of_it() {
+    let (settings, now) = (Settings::new(), Instant::ZERO);
+    for (source, classic) in [
+        (ClientKeySource::noise(key(7)), false),
+        (ClientKeySource::classic(key(7), 8), true),
+    ] {
+        source.set_context(b"one".to_vec());
+        let first = source.keys(&mut counting()).unwrap();
+        let other = first.with_key(key(8), &mut counting()).unwrap();
+        assert_eq!(other.receives_unasked(), !classic);
+        for (number, accepted) in [(7, false), (8, true)] {
+            let mut secrets = Secrets {
+                context: b"one".to_vec(),
+                nonces: 8,
+                ..Secrets::default()
+            };
+            if classic {
+                secrets.classic = Some(key(number));
+            } else {
+                secrets.noise = vec![key(number)];
+            }
+            let server = secrets.into_server(&mut counting()).unwrap();
+            let mut client = ClientConnection::new(&other, &settings, now, &mut counting()).unwrap();
+            let mut server = ServerConnection::new(&server, &settings, now, &mut counting()).unwrap();
+            let mut hello = [0; BufferSizes::TRANSMIT];
+            let sent = client.poll_transmit(now, &mut hello).unwrap();
+            assert_eq!(server.recv(now, &mut hello[..sent]).is_ok(), accepted, "{number}");
+        }
     }
 }
 
@@ -81,9 +114,9 @@ fn a_key_has_the_id_by_which_a_server_knows_it() {
         ..Secrets::default()
     };
     let keys = secrets.into_server(&mut counting()).unwrap();
-    let ring = keys.ring().unwrap();
-    assert!(ring.contains(key(7).id()) && !ring.contains(key(8).id()));
-    assert_eq!(ring.add(key(8), None), Ok(key(8).id()));
+    let contains = |id| !keys.is_retired(Some(id));
+    assert!(contains(key(7).id()) && !contains(key(8).id()));
+    assert_eq!(keys.add(key(8), None), Ok(key(8).id()));
 }
 
 #[test]
@@ -129,8 +162,8 @@ fn a_label_belongs_to_its_key_until_the_key_is_retired() {
 
 #[test]
 fn what_answers_nothing_comes_on_the_noise_wire_alone() {
-    let noise = ClientKeySource::noise(key(7)).keys(&mut counting()).unwrap().0;
-    let classic = ClientKeySource::classic(key(7), 8).keys(&mut counting()).unwrap().0;
+    let noise = ClientKeySource::noise(key(7)).keys(&mut counting()).unwrap();
+    let classic = ClientKeySource::classic(key(7), 8).keys(&mut counting()).unwrap();
     assert!(noise.receives_unasked() && !classic.receives_unasked());
 }
 

@@ -5,11 +5,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
 use crate::common::{assert_ended, ms, pending_output, secrets};
-use falco_core::crypto::RustCrypto;
 use falco_core::keys::Secrets;
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
 use falco_core::testing::{ClientLog, CountingRng, Pair, ServerLog, classic_key, key, noise_client};
-use falco_core::{ClientKeyRef, CloseReason, ConnectionError, Received, ServerConnection, ServerKeyRef, Settings};
+use falco_core::{
+    ClientKeyRef, CloseReason, ConnectionError, Received, RustCrypto, ServerConnection, ServerKeyRef, Settings,
+};
 
 fn answered<A: ClientKeyRef, B: ServerKeyRef>(client: A, server: B) -> (Vec<ClientLog>, Vec<ServerLog>) {
     // Each has its own entropy, or a classic server would take the next one for a replay.

@@ -266,7 +266,7 @@ impl ClientBuilder {
         }
         let settings = self.settings.build()?.with_streams(self.stream_window, 0);
         let mut entropy = self.entropy;
-        let (keys, key_options) = self.key.keys(&mut entropy)?;
+        let keys = self.key.keys(&mut entropy)?;
         let home = if count > 1 {
             let first = || AtomicUsize::new(usize::try_from(entropy.below(count)).unwrap_or_default());
             let turn = self.turn.get_or_init(first).fetch_add(1, Ordering::Relaxed);
@@ -275,7 +275,6 @@ impl ClientBuilder {
             0
         };
         let config = Config {
-            key_options,
             settings,
             entropy,
             dials,

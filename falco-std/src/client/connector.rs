@@ -8,7 +8,7 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
+use falco_core::keys::{ClientKeys, Entropy};
 use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt, Servers};
 use falco_core::{ConnectionError, Fate, Instant, Key, Settings};
 
@@ -23,8 +23,6 @@ use crate::error::Error;
 /// What does not change while the client exists.
 #[derive(Debug)]
 pub(super) struct Config {
-    /// How to derive keys when the key changes.
-    pub(super) key_options: KeyOptions,
     pub(super) settings: Settings,
     pub(super) entropy: Entropy,
     /// How to connect to each server, at least one.
@@ -211,10 +209,14 @@ impl Connector {
     /// Makes a connection under another key, on this thread. It replaces the current one, on which
     /// no request begins from then on.
     pub(super) fn set_key(self: &Arc<Self>, key: Key) -> Result<(), Error> {
-        if self.lock().attempts.is_closed() {
+        let state = self.lock();
+        if state.attempts.is_closed() {
             return Err(Error::Closed);
         }
-        let keys = self.config.key_options.keys(key, &mut self.config.entropy.clone())?;
+        let old = Arc::clone(&state.keys);
+        drop(state);
+        let keys = Arc::new(old.with_key(key, &mut self.config.entropy.clone())?);
+        drop(old);
         // One server is enough to know that the key is accepted: one that is reached.
         let state = self.lock();
         let open = state.current.as_ref().is_some_and(|connection| connection.is_open());

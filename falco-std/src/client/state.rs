@@ -388,7 +388,7 @@ mod tests {
     fn state() -> State {
         let mut entropy = entropy::system();
         let key = Key::from_bytes([7; 32]).expect("it is not zero");
-        let (keys, _) = ClientKeySource::noise(key)
+        let keys = ClientKeySource::noise(key)
             .keys(&mut entropy)
             .expect("they fit together");
         let machine = ClientConnection::new(keys, &Settings::new(), Instant::ZERO, &mut entropy);

@@ -298,12 +298,11 @@ impl ClientBuilder {
         let servers = Servers::new(servers, self.backoff);
         let settings = self.settings.build()?.with_streams(self.stream_window, 0);
         let mut entropy = self.entropy;
-        let (keys, key_options) = self.key.keys(&mut entropy)?;
+        let keys = self.key.keys(&mut entropy)?;
         let counters = Counters::new(servers.to_string());
         let connections = self.connections.max(servers.len()).max(1);
         let env = Arc::new(Env {
             key: RwLock::new(OwnKey::new(keys)),
-            key_options,
             settings,
             clock: Clock::new(),
             entropy,

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use falco_core::Settings;
-use falco_core::keys::{ClientKeys, Entropy, KeyOptions};
+use falco_core::keys::{ClientKeys, Entropy};
 use falco_core::mux::{Admitted, Backoff};
 use tokio::sync::Notify;
 
@@ -31,7 +31,6 @@ impl OwnKey {
 pub(super) struct Env {
     /// Replaced when the key changes.
     pub(super) key: RwLock<Arc<OwnKey>>,
-    pub(super) key_options: KeyOptions,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) entropy: Entropy,

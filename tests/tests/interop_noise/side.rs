@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::net::TcpStream;
 
 use falco_core::{
-    Connection, HeapPartials, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Reassembly, Received, RequestId, Role,
-    Settings, TRANSMIT_SIZE,
+    BufferSizes, Connection, HeapPartials, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Reassembly, Received,
+    RequestId, Role, Settings,
 };
 use getrandom::SysRng;
 
@@ -90,7 +90,7 @@ impl<R: Role<Outgoing: Message>, H: KeyRef<R>> Side<R, H> {
     /// front of the queue goes to its end, so that all take turns.
     pub(super) fn send(&mut self) -> bool {
         let longest = self.queue.iter().map(|(_, body)| body.len()).max().unwrap_or(0);
-        let mut out = vec![0; self.machine.seal_size(longest).max(TRANSMIT_SIZE)];
+        let mut out = vec![0; self.machine.seal_size(longest).max(BufferSizes::TRANSMIT)];
         let now = self.now();
         let messages = self.queue.iter_mut().map(|(message, body)| (message, body.as_slice()));
         let written = self.machine.seal(now, messages, &mut out).unwrap_or(0);

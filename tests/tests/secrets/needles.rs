@@ -1,7 +1,8 @@
 //! What must not be found: the secrets of keys and of connections, computed from what both sides
 //! drew and from the bytes of the handshake.
 
-use falco_core::crypto::{NoiseCrypto, RustCrypto};
+use falco_core::RustCrypto;
+use falco_core::crypto::NoiseCrypto;
 
 use super::aes;
 use super::draws::{Who, draw};

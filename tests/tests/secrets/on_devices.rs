@@ -4,11 +4,10 @@
 
 use std::sync::Arc;
 
-use falco_core::crypto::RustCrypto;
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::{
-    ClientConnection, ClientEvent, CloseReason, Instant, KeyRef, Received, Role, ServerConnection, ServerEvent,
-    Settings, wipe_stack,
+    ClientConnection, ClientEvent, CloseReason, Instant, KeyRef, Received, Role, RustCrypto, ServerConnection,
+    ServerEvent, Settings, wipe_stack,
 };
 use falco_embedded::{BufferedClient, BufferedConnection, BufferedServer, NoiseClientKey, NoiseServerKey};
 

@@ -8,9 +8,11 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use falco_core::noise::{HELLO_LENGTH, WELCOME_LENGTH};
-
 use super::needles::Handshake;
+
+/// Bytes in a hello and in a welcome of the noise wire.
+const HELLO_LENGTH: usize = 74;
+const WELCOME_LENGTH: usize = 64;
 
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,

@@ -10,13 +10,12 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::{Client, Script, Server, bytes, key, records, streams};
-use crate::crypto::RustCrypto;
 use crate::noise::handshake::{Initiator, Outcome, Responder};
 use crate::noise::record::{Direction, RekeyPeriod};
 use crate::noise::{KeyRing, NoiseSecret};
 use crate::{
-    ClientConnection, CloseReason, Connection, Instant, KeyRef, Received, Refusal, RequestId, Role, ServerConnection,
-    Settings, Status,
+    ClientConnection, CloseReason, Connection, Instant, KeyRef, Received, Refusal, RequestId, Role, RustCrypto,
+    ServerConnection, Settings, Status,
 };
 
 const NOW: Instant = Instant::ZERO;

@@ -9,7 +9,7 @@ use super::noise_attacker::{
 };
 use crate::testing::{CountingRng, raw_frame};
 use crate::{
-    CloseReason, Instant, OutgoingAnswer, Received, Refusal, RequestId, ServerConnection, ServerEvent, TRANSMIT_SIZE,
+    BufferSizes, CloseReason, Instant, OutgoingAnswer, Received, Refusal, RequestId, ServerConnection, ServerEvent,
 };
 
 /// What the caller of the server knows of a request.
@@ -29,7 +29,7 @@ pub fn noise_server_past_tag(data: &[u8]) {
     let keys = no_security_server();
     let (now, mut rng) = (Instant::ZERO, CountingRng::new(1));
     let mut machine = ServerConnection::new(&keys, &settings(), now, &mut rng).expect("the generator does not fail");
-    let mut wire = [0; TRANSMIT_SIZE];
+    let mut wire = [0; BufferSizes::TRANSMIT];
     let mut hello = handshake().hello();
     let received = machine.recv(now, &mut hello);
     assert_eq!(received, Ok(Received::Skip { consumed: 74 }), "the key is right");

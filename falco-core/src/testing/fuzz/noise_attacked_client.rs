@@ -9,7 +9,7 @@ use super::noise_attacker::{
     Attacked, BODY, ClientKeys, Frame, MAX_IN_FLIGHT, MAX_MESSAGE, handshake, no_security_client, settings,
 };
 use crate::testing::CountingRng;
-use crate::{ClientConnection, ClientEvent, CloseReason, Instant, OutgoingRequest, RequestId, TRANSMIT_SIZE};
+use crate::{BufferSizes, ClientConnection, ClientEvent, CloseReason, Instant, OutgoingRequest, RequestId};
 
 type Client<'k> = Attacked<crate::ClientSide, &'k ClientKeys>;
 
@@ -40,7 +40,7 @@ pub fn noise_client_past_tag(data: &[u8]) {
     let keep_alive = input.byte() & 1 == 1;
     let settings = settings().with_keep_alive(keep_alive);
     let mut machine = ClientConnection::new(&keys, &settings, now, &mut rng).expect("the generator does not fail");
-    let mut wire = [0; TRANSMIT_SIZE];
+    let mut wire = [0; BufferSizes::TRANSMIT];
     let length = machine.poll_transmit(now, &mut wire).expect("there is room");
     let (welcome, raw) = handshake()
         .server(wire.split_at(length).0)

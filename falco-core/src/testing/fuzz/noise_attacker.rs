@@ -8,7 +8,7 @@ use std::vec::Vec;
 use super::Input;
 use crate::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use crate::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame, raw_settings};
-use crate::{Connection, ConnectionError, Instant, KeyRef, Received, RecvBuf, Role, Settings, TRANSMIT_SIZE};
+use crate::{BufferSizes, Connection, ConnectionError, Instant, KeyRef, Received, RecvBuf, Role, Settings};
 
 pub(super) const MAX_MESSAGE: u32 = 100;
 pub(super) const MAX_IN_FLIGHT: u16 = 3;
@@ -225,12 +225,12 @@ impl<R: Role, H: KeyRef<R>> Attacked<R, H> {
     }
 
     pub(super) fn transmit(&mut self) {
-        let mut out = [0; TRANSMIT_SIZE];
+        let mut out = [0; BufferSizes::TRANSMIT];
         let ended = self.machine.end().is_some();
         let length = self
             .machine
             .poll_transmit(self.now, &mut out)
-            .expect("TRANSMIT_SIZE bytes are enough");
+            .expect("BufferSizes::TRANSMIT bytes are enough");
         self.sent(out.split_at(length).0, ended);
     }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use super::Input;
 use super::parser::feed_both_ways;
 use crate::testing::{CountingRng, NoiseTestClient, NoiseTestServer, noise_client, noise_server};
-use crate::{ClientConnection, Instant, Received, ServerConnection, Settings, TRANSMIT_SIZE};
+use crate::{BufferSizes, ClientConnection, Instant, Received, ServerConnection, Settings};
 
 /// Records of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
 const MAX_RECORD: u16 = 64;
@@ -54,7 +54,7 @@ fn machines(stage: u8) -> (Client, Server) {
     let (mut rng, now) = (CountingRng::new(1), Instant::ZERO);
     let mut client = ClientConnection::new(client, &settings, now, &mut rng).expect("the generator does not fail");
     let mut server = ServerConnection::new(server, &settings, now, &mut rng).expect("the generator does not fail");
-    let mut wire = [0; TRANSMIT_SIZE];
+    let mut wire = [0; BufferSizes::TRANSMIT];
     let sent = client.poll_transmit(now, &mut wire).expect("there is room");
     if stage > 0 {
         let received = server.recv(now, wire.split_at_mut(sent).0);

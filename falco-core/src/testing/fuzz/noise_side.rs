@@ -4,7 +4,7 @@
 use std::vec::Vec;
 
 use super::noise_attacker::MAX_IN_FLIGHT;
-use crate::{Connection, ConnectionError, Instant, KeyRef, Received, Role, TRANSMIT_SIZE};
+use crate::{BufferSizes, Connection, ConnectionError, Instant, KeyRef, Received, Role};
 
 /// Output for a whole record, and pending output before it.
 pub(super) const ROOM: usize = 260;
@@ -44,7 +44,7 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
     }
 
     pub(super) fn transmit(&mut self, now: Instant) {
-        let mut out = [0; TRANSMIT_SIZE];
+        let mut out = [0; BufferSizes::TRANSMIT];
         let length = self.machine.poll_transmit(now, &mut out).expect("there is room");
         self.send(out.split_at(length).0);
     }

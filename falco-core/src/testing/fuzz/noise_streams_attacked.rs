@@ -10,8 +10,8 @@ use super::noise_attacker::{
 };
 use crate::testing::{CountingRng, NoSecurity, RawHandshake, raw_frame, raw_streams};
 use crate::{
-    ClientConnection, ClientEvent, CloseReason, Connection, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Refusal,
-    RequestId, Role, ServerConnection, ServerEvent, Settings, TRANSMIT_SIZE,
+    BufferSizes, ClientConnection, ClientEvent, CloseReason, Connection, Instant, KeyRef, OutgoingAnswer,
+    OutgoingRequest, Refusal, RequestId, Role, ServerConnection, ServerEvent, Settings,
 };
 
 /// Bytes of the window of both sides.
@@ -193,7 +193,7 @@ fn attack_server(input: &mut Input<'_>) {
     let (now, mut rng) = (Instant::ZERO, CountingRng::new(1));
     let settings = our_settings();
     let mut machine = ServerConnection::new(&keys, &settings, now, &mut rng).expect("the generator does not fail");
-    let mut wire = [0; TRANSMIT_SIZE];
+    let mut wire = [0; BufferSizes::TRANSMIT];
     machine.recv(now, &mut peer().hello()).expect("the key is right");
     let length = machine.poll_transmit(now, &mut wire).expect("there is room");
     let mut raw = peer()
@@ -307,7 +307,7 @@ fn attack_client(input: &mut Input<'_>) {
     let settings = our_settings().with_keep_alive(false);
     let mut machine: Connection<crate::ClientSide, _> =
         ClientConnection::new(&keys, &settings, now, &mut rng).expect("the generator does not fail");
-    let mut wire = [0; TRANSMIT_SIZE];
+    let mut wire = [0; BufferSizes::TRANSMIT];
     let length = machine.poll_transmit(now, &mut wire).expect("there is room");
     let (welcome, raw) = peer().server(wire.split_at(length).0).expect("the hello authenticates");
     let mut driven = Attacked::new(machine, raw);

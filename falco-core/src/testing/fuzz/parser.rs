@@ -6,8 +6,8 @@ use std::vec::Vec;
 use super::Input;
 use crate::testing::CountingRng;
 use crate::{
-    ClassicKey, ClientConnection, Connection, ConnectionError, HeapReplayCache, Instant, KeyRef, Received, RecvBuf,
-    Role, ServerConnection, Settings, TRANSMIT_SIZE,
+    BufferSizes, ClassicKey, ClientConnection, Connection, ConnectionError, HeapReplayCache, Instant, KeyRef, Received,
+    RecvBuf, Role, ServerConnection, Settings,
 };
 
 /// Messages of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
@@ -20,7 +20,7 @@ const MAX_MESSAGE: u32 = 64;
 pub fn client_to_server(data: &[u8]) {
     let mut input = Input::new(data);
     let prove = input.byte() & 1 == 1;
-    feed_both_ways(&mut input, TRANSMIT_SIZE, || {
+    feed_both_ways(&mut input, BufferSizes::TRANSMIT, || {
         let (client, server) = machines();
         if prove { established(client, server).1 } else { server }
     });
@@ -33,11 +33,11 @@ pub fn client_to_server(data: &[u8]) {
 pub fn server_to_client(data: &[u8]) {
     let mut input = Input::new(data);
     let choice = input.byte();
-    feed_both_ways(&mut input, TRANSMIT_SIZE, || {
+    feed_both_ways(&mut input, BufferSizes::TRANSMIT, || {
         let (mut client, server) = machines();
         if choice & 1 == 0 {
-            let sent = client.poll_transmit(Instant::ZERO, &mut [0; TRANSMIT_SIZE]);
-            assert_eq!(sent, Ok(TRANSMIT_SIZE), "the hello is sent");
+            let sent = client.poll_transmit(Instant::ZERO, &mut [0; BufferSizes::TRANSMIT]);
+            assert_eq!(sent, Ok(BufferSizes::TRANSMIT), "the hello is sent");
             return client;
         }
         let mut client = established(client, server).0;
@@ -74,7 +74,7 @@ fn established(
     mut client: ClientConnection<Handle>,
     mut server: ServerConnection<Handle>,
 ) -> (ClientConnection<Handle>, ServerConnection<Handle>) {
-    let mut wire = [0; TRANSMIT_SIZE];
+    let mut wire = [0; BufferSizes::TRANSMIT];
     let now = Instant::ZERO;
     let sent = client.poll_transmit(now, &mut wire).expect("there is room");
     assert!(

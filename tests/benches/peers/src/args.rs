@@ -103,7 +103,7 @@ pub(crate) struct LoadArgs {
 pub(crate) enum Provider {
     /// `falco_core::RustCrypto`
     Rustcrypto,
-    /// `falco_core::crypto::AwsLc`, in a build with the feature of that name
+    /// `falco_core::AwsLc`, in a build with the feature of that name
     AwsLcRs,
 }
 
