@@ -19,6 +19,7 @@ use self::deferred::Deferred;
 pub(super) use self::deferred::UNCOUNTED;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
+use super::ending::Ending;
 use super::held::{Held, HeldBytes, WindowOf, bytes, give_back};
 use super::partial::Partial;
 use super::step::ServerStep;
@@ -184,12 +185,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Call it when the key of the connection was revoked. Drops all requests and answers, and
-    /// queues a CLOSE with that reason. Then read no more, and close the stream as
-    /// [`ending`](Self::ending) says.
-    pub fn revoke(&mut self, now: Instant) {
+    /// queues a CLOSE with that reason. Then read no more, and close the stream as the result says.
+    pub fn revoke(&mut self, now: Instant) -> Ending {
         self.finish();
         self.revoked = true;
         self.close(now, CloseReason::KeyRetired);
+        self.ending(self.machine.end().unwrap_or(ConnectionError::Closed), now)
     }
 
     /// Processes the unread bytes as [`ServerConnection::recv`](crate::Connection::recv) does. If

@@ -94,24 +94,24 @@ fn a_late_look_at_a_blocked_write_gives_it_another_lifetime_once() {
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     client.blocked(ms(100));
     server.blocked(ms(100));
-    assert!(!client.is_stalled(ms(9_099)) && !server.is_stalled(ms(9_099)));
+    assert!(!client.is_stalled(ms(9_099), None) && !server.is_stalled(ms(9_099), None));
     // No later than a timer may be.
     let (mut punctual, _) = pair((&keys.0, &keys.1));
     punctual.blocked(ms(100));
-    assert!(punctual.is_stalled(ms(9_150)));
+    assert!(punctual.is_stalled(ms(9_150), None));
     let late = ms(9_151);
-    assert!(!client.is_stalled(late) && !server.is_stalled(late));
+    assert!(!client.is_stalled(late, None) && !server.is_stalled(late, None));
     let due = late + LIFETIME;
-    assert!(!client.is_stalled(ms(18_150)) && !server.is_stalled(ms(18_150)));
-    assert!(client.is_stalled(due) && server.is_stalled(due));
+    assert!(!client.is_stalled(ms(18_150), None) && !server.is_stalled(ms(18_150), None));
+    assert!(client.is_stalled(due, None) && server.is_stalled(due, None));
     // One that is always late ends as well.
     let later = due + LIFETIME;
-    assert!(client.is_stalled(later) && server.is_stalled(later));
+    assert!(client.is_stalled(later, None) && server.is_stalled(later, None));
     assert_eq!(server.handle_timeout(later), Err(ConnectionError::Stalled));
     // The next blocked write has the same.
     server.wrote();
     server.blocked(later);
-    assert!(!server.is_stalled(later + LIFETIME + Duration::from_millis(51)));
+    assert!(!server.is_stalled(later + LIFETIME + Duration::from_millis(51), None));
 }
 
 #[test]
@@ -276,20 +276,31 @@ fn one_write_deadline_holds_for_the_last_bytes() {
     let keys = (noise_client(7), noise_server(7));
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     assert_eq!(
-        (client.writes_until(ms(5)), server.writes_until(ms(5))),
+        (client.writes_until(ms(5), None), server.writes_until(ms(5), None)),
         (ms(9_005), ms(9_005))
     );
     client.blocked(ms(2));
-    assert_eq!(client.writes_until(ms(5)), ms(9_002));
+    assert_eq!(client.writes_until(ms(5), None), ms(9_002));
     client.wrote();
     server.close(ms(5), CloseReason::Done);
     assert!(server.seal(ms(5), &mut [0; 100]).unwrap() > 0);
     assert_eq!(server.connection().end(), Some(ConnectionError::Closed));
     let ending = server.ending(ConnectionError::Closed, ms(5));
-    assert_eq!(ending.poll_timeout(), Some(server.writes_until(ms(5))));
-    assert_eq!(server.writes_until(ms(5)), ms(1_005));
+    assert_eq!(ending.poll_timeout(), Some(server.writes_until(ms(5), None)));
+    assert_eq!(server.writes_until(ms(5), None), ms(1_005));
     client.close(ms(5), CloseReason::Done);
     assert_eq!(client.closes_at(), Some(ms(1_005)));
+    // After the end no progress extends it, nor is it necessary that the stream was blocked.
+    let of_client = client.ending(ConnectionError::Closed, ms(5));
+    let until = (
+        client.writes_until(ms(500), Some(of_client)),
+        server.writes_until(ms(500), Some(ending)),
+    );
+    assert_eq!(until, (ms(1_005), ms(1_005)));
+    for (now, stalled) in [(1_004, false), (1_005, true)] {
+        assert_eq!(client.is_stalled(ms(now), Some(of_client)), stalled);
+        assert_eq!(server.is_stalled(ms(now), Some(ending)), stalled);
+    }
 }
 
 /// A stream that is closed with bytes unread is reset, which could destroy the CLOSE, or keep a
@@ -306,13 +317,11 @@ fn a_client_without_the_key_and_one_whose_key_is_revoked_are_not_reset() {
         }
         assert_eq!(ending.poll_timeout(), None, "{end}");
     }
-    half_open.revoke(ms(5));
-    let ending = half_open.ending(ConnectionError::Closed, ms(5));
+    let ending = half_open.revoke(ms(5));
     assert_eq!(ending.step(ms(5)), LastStep::DropArrived);
     // The CLOSE with the reason is written, if the stream accepts it soon.
     let (_, mut server) = pair((&keys.0, &keys.1));
-    server.revoke(ms(5));
-    let mut ending = server.ending(ConnectionError::Closed, ms(5));
+    let mut ending = server.revoke(ms(5));
     assert_eq!(
         (ending.step(ms(5)), ending.poll_timeout()),
         (LastStep::Write, Some(ms(25)))

@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, LastStep, Unfinished};
+use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, Unfinished};
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use self::open::{Waiter, arrive};
@@ -341,8 +341,7 @@ impl Output for State {
 
     fn blocked(&mut self, since: Instant, now: Instant) -> bool {
         self.mux.blocked(since);
-        let late = self.ending.map(|ending| ending.step(now) != LastStep::Write);
-        late.unwrap_or_else(|| self.mux.is_stalled(now))
+        self.mux.is_stalled(now, self.ending)
     }
 
     fn unblocked(&mut self) {
@@ -365,8 +364,7 @@ impl Output for State {
     }
 
     fn writes_until(&self, since: Instant) -> Instant {
-        let ending = self.ending.and_then(|ending| ending.poll_timeout());
-        ending.unwrap_or_else(|| self.mux.writes_until(since))
+        self.mux.writes_until(since, self.ending)
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {

@@ -208,7 +208,6 @@ where
     fn establish(&mut self) {
         self.line.set_authenticated();
         let mut locked = self.conn.lock();
-        locked.state.established = true;
         let key = locked.state.mux.connection().key_id();
         locked.state.label = self.service.keys.label(key);
         if let Some(age) = self.service.max_connection_age {
@@ -265,7 +264,7 @@ where
             return Ok(());
         }
         let until = locked.state.poll_timeout(self.conn.now());
-        let half_open = !locked.state.established;
+        let half_open = !locked.state.mux.is_established();
         drop(locked);
         if half_open {
             let limit = until.map(|until| until.since(self.conn.now()));
@@ -303,7 +302,7 @@ where
         locked.state.fail_opens(ended);
         locked.state.cancel_all();
         locked.state.end_stream(self.conn.now());
-        let (established, cut) = (locked.state.established, locked.state.cut);
+        let (established, cut) = (locked.state.mux.is_established(), locked.state.cut);
         drop(locked);
         if !cut {
             self.permit.count_unanswered(unanswered);

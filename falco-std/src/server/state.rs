@@ -73,7 +73,6 @@ pub(super) struct State {
     submit_due: bool,
     /// How many workers have taken a request and not finished.
     running: usize,
-    pub(super) established: bool,
     /// The label of the client's key.
     pub(super) label: Option<Arc<str>>,
     /// The connection was ended at once: nothing is written any more.
@@ -110,7 +109,6 @@ impl State {
             submit: None,
             submit_due: false,
             running: 0,
-            established: false,
             label: None,
             cut: false,
             revoked: false,
@@ -145,7 +143,7 @@ impl State {
     /// A client that is not authenticated gets no time.
     pub(super) fn end_stream(&mut self, now: Instant) {
         self.note_end(now);
-        if !self.established {
+        if !self.mux.is_established() {
             let ending = self.mux.ending(ConnectionError::Closed, now);
             self.ending.get_or_insert(ending);
         }
@@ -378,8 +376,8 @@ impl Conn {
         locked.state.revoked = true;
         locked.state.cancel_all();
         let now = self.now();
-        locked.state.mux.revoke(now);
-        locked.state.ending = Some(locked.state.mux.ending(ConnectionError::Closed, now));
+        let ending = locked.state.mux.revoke(now);
+        locked.state.ending = Some(ending);
         drop(locked);
         self.notify();
         self.shutdown(Shutdown::Read);
@@ -428,8 +426,7 @@ impl Output for State {
 
     fn blocked(&mut self, since: Instant, now: Instant) -> bool {
         self.mux.blocked(since);
-        let late = self.ending.map(|ending| ending.step(now) != LastStep::Write);
-        late.unwrap_or_else(|| self.mux.is_stalled(now))
+        self.mux.is_stalled(now, self.ending)
     }
 
     fn unblocked(&mut self) {
@@ -465,8 +462,7 @@ impl Output for State {
     }
 
     fn writes_until(&self, since: Instant) -> Instant {
-        let ending = self.ending.and_then(|ending| ending.poll_timeout());
-        ending.unwrap_or_else(|| self.mux.writes_until(since))
+        self.mux.writes_until(since, self.ending)
     }
 
     fn set_reading(&mut self, now: Instant, reading: bool) {

@@ -142,10 +142,10 @@ impl<H: Handler> Connection<H> {
         if signals.cut == Some(Cut::Revoked) {
             // The signal stays. This is no shutdown that has run out of time.
             if !core::mem::replace(&mut self.ended, true) {
-                self.mux.revoke(self.now);
+                let ending = self.mux.revoke(self.now);
                 self.cancel_all();
                 let end = self.mux.connection().end().unwrap_or(ConnectionError::Closed);
-                self.stage = Stage::Ending(Box::new((end, self.mux.ending(end, self.now))));
+                self.stage = Stage::Ending(Box::new((end, ending)));
             }
             return None;
         }

@@ -1,5 +1,6 @@
 //! What a caller reports about the stream: its end, what it accepts, and the time.
 
+use super::super::ending::{Ending, LastStep};
 use super::ClientMux;
 use crate::error::ConnectionError;
 use crate::time::{Instant, Span};
@@ -60,19 +61,25 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Whether to give up a write, because the write deadline has passed, as
     /// [`handle_timeout`](Self::handle_timeout) does. The first call that is more than 50 ms late
-    /// gives the write another lifetime instead: the caller may not have run meanwhile. For a
-    /// thread that only writes and does not call `handle_timeout` itself.
+    /// gives the write another lifetime instead: the caller may not have run meanwhile. After the
+    /// end of the connection its `ending` decides. For a thread that only writes and does not call
+    /// `handle_timeout` itself.
     #[must_use]
-    pub fn is_stalled(&mut self, now: Instant) -> bool {
-        self.deadlines.is_stalled(&self.machine, now)
+    pub fn is_stalled(&mut self, now: Instant, ending: Option<Ending>) -> bool {
+        ending.map_or_else(
+            || self.deadlines.is_stalled(&self.machine, now),
+            |ending| ending.step(now) != LastStep::Write,
+        )
     }
 
     /// When to give up a write that has made no progress since `since`, if this side has not
     /// reported before that the stream is [blocked](Self::blocked). For a thread that waits in a
     /// write.
     #[must_use]
-    pub fn writes_until(&self, since: Instant) -> Instant {
-        self.machine.stalls_at(self.deadlines.blocked_since(since))
+    pub fn writes_until(&self, since: Instant, ending: Option<Ending>) -> Instant {
+        ending
+            .and_then(|ending| ending.poll_timeout())
+            .unwrap_or_else(|| self.machine.stalls_at(self.deadlines.blocked_since(since)))
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
