@@ -81,6 +81,8 @@ pub(super) struct Chunks<B> {
     taken: usize,
     /// Bytes of all chunks that are not sealed.
     bytes: usize,
+    /// The same, but of joined chunks what is reserved for them, until all of it is sealed.
+    memory: usize,
     /// No more will follow.
     finished: bool,
 }
@@ -97,6 +99,13 @@ impl<B: AsRef<[u8]>> Chunk<B> {
             Self::Joined(bytes) => bytes,
         }
     }
+
+    fn memory(&self) -> usize {
+        match self {
+            Self::Given(bytes) => bytes.as_ref().len(),
+            Self::Joined(bytes) => bytes.capacity(),
+        }
+    }
 }
 
 impl<B: AsRef<[u8]>> Chunks<B> {
@@ -105,17 +114,19 @@ impl<B: AsRef<[u8]>> Chunks<B> {
             chunks: VecDeque::new(),
             taken: 0,
             bytes: 0,
+            memory: 0,
             finished: false,
         }
     }
 
     /// One chunk that is the whole body.
     pub(super) fn whole(body: Vec<u8>) -> Self {
-        let bytes = body.len();
+        let (bytes, memory) = (body.len(), body.capacity());
         Self {
             chunks: VecDeque::from([Chunk::Joined(body)]),
             taken: 0,
             bytes,
+            memory,
             finished: true,
         }
     }
@@ -128,18 +139,31 @@ impl<B: AsRef<[u8]>> Chunks<B> {
             return;
         }
         self.bytes += new.len();
+        let (only, taken) = (self.chunks.len() == 1, self.taken);
         if new.len() < SHORT
             && let Some(last) = self.chunks.back_mut()
         {
-            match last {
-                Chunk::Joined(bytes) if bytes.len() + new.len() <= JOINED => return bytes.extend_from_slice(new),
-                Chunk::Given(before) if before.as_ref().len() < SHORT => {
-                    *last = Chunk::Joined([before.as_ref(), new].concat());
-                    return;
+            let before = match last {
+                Chunk::Given(given) if only => given.as_ref().len() - taken,
+                Chunk::Given(_) | Chunk::Joined(_) => last.memory(),
+            };
+            let joins = match last {
+                Chunk::Joined(bytes) if bytes.len() + new.len() <= JOINED => {
+                    append(bytes, new, JOINED);
+                    true
                 }
-                Chunk::Joined(_) | Chunk::Given(_) => {}
+                Chunk::Given(given) if given.as_ref().len() < SHORT => {
+                    *last = Chunk::Joined([given.as_ref(), new].concat());
+                    true
+                }
+                Chunk::Joined(_) | Chunk::Given(_) => false,
+            };
+            if joins {
+                self.memory = self.memory - before + last.memory();
+                return;
             }
         }
+        self.memory += new.len();
         self.chunks.push_back(Chunk::Given(chunk));
     }
 
@@ -152,12 +176,17 @@ impl<B: AsRef<[u8]>> Chunks<B> {
     fn take(&mut self, bytes: usize) {
         self.taken += bytes;
         self.bytes = self.bytes.saturating_sub(bytes);
+        if let Some(Chunk::Given(_)) = self.chunks.front() {
+            self.memory -= bytes;
+        }
         if self
             .chunks
             .front()
             .is_some_and(|chunk| chunk.bytes().len() <= self.taken)
         {
-            self.chunks.pop_front();
+            if let Some(Chunk::Joined(joined)) = self.chunks.pop_front() {
+                self.memory -= joined.capacity();
+            }
             self.taken = 0;
         }
     }
@@ -175,6 +204,22 @@ impl<B: AsRef<[u8]>> Chunks<B> {
     pub(super) const fn is_finished(&self) -> bool {
         self.finished
     }
+}
+
+/// The capacity of `body` with so many bytes: it doubles up to `most` bytes.
+pub(super) fn capacity_for(body: &Vec<u8>, length: usize, most: usize) -> usize {
+    let capacity = body.capacity();
+    if length > capacity {
+        return capacity.saturating_mul(2).min(most).max(length);
+    }
+    capacity
+}
+
+/// Appends to `body`, whose memory is known.
+pub(super) fn append(body: &mut Vec<u8>, bytes: &[u8], most: usize) {
+    let capacity = capacity_for(body, body.len() + bytes.len(), most);
+    body.reserve_exact(capacity - body.len());
+    body.extend_from_slice(bytes);
 }
 
 /// A body that this side writes.
@@ -227,7 +272,7 @@ pub(super) struct Writers<M, B> {
     writable: VecDeque<u64>,
     /// Those that have a turn in this output.
     sealing: Vec<(u64, Writer<M, B>)>,
-    bytes: usize,
+    memory: usize,
     ready_bytes: usize,
     /// No more credit comes. A body that needs some has a turn, in which the connection cuts it
     /// off.
@@ -250,7 +295,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
             ready_count: 0,
             writable: VecDeque::new(),
             sealing: Vec::new(),
-            bytes: 0,
+            memory: 0,
             ready_bytes: 0,
             no_credit: false,
         }
@@ -260,9 +305,9 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         self.all.is_empty() && self.writable.is_empty()
     }
 
-    /// Bytes of all chunks.
-    pub(super) const fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes of memory that all chunks take.
+    pub(super) const fn memory(&self) -> usize {
+        self.memory
     }
 
     pub(super) const fn has_ready(&self) -> bool {
@@ -281,7 +326,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
 
     /// Adds a body that has no turns before it is released.
     pub(super) fn park(&mut self, key: u64, message: M, chunks: Chunks<B>, credit: u32) {
-        self.bytes += chunks.bytes;
+        self.memory += chunks.memory;
         let writer = Writer {
             message,
             chunks,
@@ -336,9 +381,9 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
     pub(super) fn push(&mut self, key: u64, chunk: B) -> Result<(), StreamError> {
         let writer = self.all.get_mut(&key).filter(|writer| !writer.chunks.finished);
         let writer = writer.ok_or(StreamError::Ended)?;
-        let before = writer.chunks.bytes;
+        let before = writer.chunks.memory;
         writer.chunks.push(chunk);
-        self.bytes += writer.chunks.bytes - before;
+        self.memory = self.memory - before + writer.chunks.memory;
         self.note(key);
         Ok(())
     }
@@ -397,7 +442,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
     }
 
     fn forget(&mut self, key: u64, writer: Writer<M, B>) -> (M, Chunks<B>) {
-        self.bytes -= writer.chunks.bytes;
+        self.memory -= writer.chunks.memory;
         self.ready_bytes -= writer.counted;
         if writer.is_full {
             self.writable.push_back(key);
@@ -443,8 +488,9 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
             let waits = last.is_none_or(|last| at > last);
             let sealed = writer.message.take_sealed();
             writer.sealed = writer.message.sealed_bytes();
+            self.memory -= writer.chunks.memory;
             writer.chunks.take(sealed);
-            self.bytes -= sealed;
+            self.memory += writer.chunks.memory;
             writer.is_ready = false;
             if begins {
                 each(Turn::Begun(key, &writer.message));

@@ -505,3 +505,40 @@ fn one_key_leaves_windows_to_another() {
     drop((again, other));
     assert_eq!(budget.left(), 4 * BUDGET);
 }
+
+/// Of short pieces that are joined, what is reserved for them counts.
+#[test]
+fn joined_pieces_of_an_open_answer_count_with_their_memory() {
+    let client = Settings::new().with_streams(32, 8);
+    let mut duo = Duo::new(&client, &settings());
+    duo.open(1);
+    duo.settle();
+    let id = duo.id(1);
+    duo.server.open_answer(id).unwrap();
+    duo.server.write(id, vec![7; 32 * KIB]).unwrap();
+    duo.settle();
+    assert_eq!(duo.budget.answers(), 0, "the window of the client");
+    // The buffer doubles, and has grown to all that is joined.
+    for _ in 0..9 {
+        duo.server.write(id, vec![7; 4 * KIB]).unwrap();
+    }
+    let counted = duo.budget.answers();
+    assert!(counted.abs_diff(64 * KIB) <= 16 * KIB, "{counted}");
+    let mut owed = 32 * KIB;
+    let mut take = |duo: &mut Duo, most: usize| {
+        let taken = owed.min(most);
+        duo.client.credit(1, taken, true);
+        owed = owed - taken + joined(&duo.settle().1, 1).0.len();
+        owed
+    };
+    while take(&mut duo, usize::MAX) > 0 {}
+    assert_eq!(duo.budget.answers(), 0);
+    // Pieces behind one that is sealed in part.
+    for _ in 0..30 {
+        duo.server.write(id, vec![7; 7 * KIB]).unwrap();
+        take(&mut duo, 3 * KIB);
+    }
+    assert!(duo.budget.answers() > 64 * KIB);
+    while take(&mut duo, usize::MAX) > 0 {}
+    assert_eq!(duo.budget.answers(), 0);
+}

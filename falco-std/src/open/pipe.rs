@@ -62,7 +62,7 @@ impl Chunks {
     fn extend(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len();
         match self.last_with_room_for(bytes.len()) {
-            Some(last) => last.extend_from_slice(bytes),
+            Some(last) => join(last, bytes),
             None => self.queue.push_back(bytes.to_vec()),
         }
     }
@@ -70,7 +70,7 @@ impl Chunks {
     /// Adds `chunk`, without a copy unless it is short.
     fn push(&mut self, chunk: Vec<u8>) {
         if let Some(last) = self.last_with_room_for(chunk.len()) {
-            last.extend_from_slice(&chunk);
+            join(last, &chunk);
             self.bytes += chunk.len();
         } else {
             self.bytes += chunk.len();
@@ -86,7 +86,13 @@ impl Chunks {
         {
             only.drain(..core::mem::take(&mut self.taken));
         }
-        self.queue.back_mut().filter(|last| last.len() + bytes <= JOINED)
+        let last = self.queue.back_mut()?;
+        if last.len() + bytes <= JOINED {
+            return Some(last);
+        }
+        // Nothing more is joined to it.
+        last.shrink_to_fit();
+        None
     }
 
     /// Takes the first chunk, or as much of it as is worthwhile.
@@ -137,6 +143,16 @@ impl Chunks {
     fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+/// Appends to a chunk, whose memory doubles up to what is joined.
+fn join(last: &mut Vec<u8>, bytes: &[u8]) {
+    let length = last.len() + bytes.len();
+    if length > last.capacity() {
+        let capacity = last.capacity().saturating_mul(2).min(JOINED).max(length);
+        last.reserve_exact(capacity - last.len());
+    }
+    last.extend_from_slice(bytes);
 }
 
 struct State {
@@ -328,6 +344,22 @@ mod tests {
         pipe.tell(Halves::complete);
         assert!(pipe.send(b"more".to_vec()).is_err());
         assert!(pipe.finish().is_ok());
+    }
+
+    #[test]
+    fn short_pieces_take_little_more_memory_than_their_bytes() {
+        for length in [1, 100, 7_000, 33_000] {
+            let mut chunks = Chunks::default();
+            while chunks.bytes < 1 << 20 {
+                chunks.extend(&vec![7; length]);
+            }
+            let memory: usize = chunks.queue.iter().map(Vec::capacity).sum();
+            assert!(
+                memory <= chunks.bytes + JOINED / 2,
+                "{memory} for {} of {length}",
+                chunks.bytes
+            );
+        }
     }
 
     /// A reader that always leaves a byte does not keep what it has taken.

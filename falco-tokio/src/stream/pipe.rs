@@ -15,6 +15,8 @@ use crate::error::Error;
 const PIECE: usize = 64 << 10;
 /// Pieces that are shorter are joined.
 const SHORT: usize = 4 << 10;
+/// So many short pieces are joined. Their buffer grows by doubling, so it is not much larger.
+const JOINED: usize = 16 << 10;
 
 /// Tells the task of a connection that a half of a stream has something for it.
 pub(crate) trait Owner: Send + Sync {
@@ -64,6 +66,9 @@ impl Chunks {
     fn copy(&mut self, bytes: &[u8]) {
         if bytes.len() < SHORT {
             self.joined.extend_from_slice(bytes);
+            if self.joined.len() >= JOINED {
+                self.end_joined();
+            }
         } else {
             self.push(Bytes::copy_from_slice(bytes));
         }
@@ -325,7 +330,13 @@ mod tests {
             pipe.send(Bytes::copy_from_slice(&[byte]))?;
         }
         let taken = pipe.pump(|_, next| core::iter::from_fn(next).collect::<Vec<_>>());
-        assert_eq!(taken.len(), 2, "the first one, and all that follow it");
+        let lengths: Vec<_> = taken.iter().map(Bytes::len).collect();
+        let rest = 59_999 - 3 * JOINED;
+        assert_eq!(
+            lengths,
+            [1, JOINED, JOINED, JOINED, rest],
+            "the first one, and all that follow it"
+        );
         let taken = taken.concat();
         let expected = (0..60_000_u32).map(|at| at.to_le_bytes()[0]);
         assert!(taken.iter().copied().eq(expected));

@@ -6,7 +6,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::super::held::{WindowOf, bytes};
-use super::super::streams::{Chunks, StreamError, Turn, Writers};
+use super::super::streams::{Chunks, StreamError, Turn, Writers, append, capacity_for};
 use super::super::{Body, Budget};
 use super::{ServerMux, release};
 use crate::error::{ReplyError, RequestError, SealError};
@@ -74,7 +74,7 @@ impl<B: AsRef<[u8]>> Streams<B> {
 
     /// Bytes of answers that are queued.
     pub(super) const fn bytes(&self) -> usize {
-        self.writers.bytes() + self.collected_bytes
+        self.writers.memory() + self.collected_bytes
     }
 
     /// Bytes of output that are worthwhile.
@@ -97,22 +97,6 @@ impl<B: AsRef<[u8]>> Streams<B> {
         self.deferred.remove(&key);
         self.ended.remove(&key);
     }
-}
-
-/// The capacity of `body` with so many bytes: it doubles up to `most` bytes.
-fn capacity_for(body: &Vec<u8>, length: usize, most: usize) -> usize {
-    let capacity = body.capacity();
-    if length > capacity {
-        return capacity.saturating_mul(2).min(most).max(length);
-    }
-    capacity
-}
-
-/// Appends to `body`, whose memory is known.
-fn append(body: &mut Vec<u8>, bytes: &[u8], most: usize) {
-    let capacity = capacity_for(body, body.len() + bytes.len(), most);
-    body.reserve_exact(capacity - body.len());
-    body.extend_from_slice(bytes);
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
