@@ -231,6 +231,12 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.deadline_after(self.end(), since, with_answer)
     }
 
+    /// Whether there may be pending output.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn has_pending(&self) -> bool {
+        self.session.has_pending()
+    }
+
     /// The stream has taken all output, and messages are queued behind it.
     #[cfg(feature = "alloc")]
     pub(crate) fn note_taken(&mut self, now: Instant) {

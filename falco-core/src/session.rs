@@ -70,6 +70,11 @@ pub trait Keyed<R: Role> {
 pub trait Session: Debug {
     fn end_of_stream(&mut self, now: Instant, unread: &[u8]) -> Result<(), ConnectionError>;
     fn seal_size(&self, length: usize) -> usize;
+    /// Whether there may be pending output.
+    #[cfg(feature = "alloc")]
+    fn has_pending(&self) -> bool {
+        true
+    }
     fn set_reading(&mut self, now: Instant, reading: bool);
     /// The stream has accepted a whole output behind which answers are queued.
     fn note_taken(&mut self, now: Instant);

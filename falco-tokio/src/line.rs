@@ -38,6 +38,9 @@ pub(crate) struct Wrote {
 }
 
 impl Wrote {
+    /// There was nothing to write.
+    pub(crate) const NOTHING: Self = Self { some: false, all: true };
+
     /// The stream accepts nothing, or does not flush what it has accepted.
     pub(crate) const fn is_blocked(self) -> bool {
         !self.some && !self.all
@@ -151,6 +154,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     pub(crate) const fn stream(&self) -> &S {
         &self.stream
+    }
+
+    /// Whether the stream has accepted and flushed all that was sealed.
+    pub(crate) const fn is_clear(&self) -> bool {
+        self.sent == self.sealed && !self.unflushed
     }
 
     /// The unread bytes.

@@ -186,6 +186,10 @@ impl<N: Session, K: Session> Session for WireSession<N, K> {
         with_session!(self, session => session.seal_size(length))
     }
 
+    fn has_pending(&self) -> bool {
+        with_session!(self, session => session.has_pending())
+    }
+
     fn set_reading(&mut self, now: Instant, reading: bool) {
         with_session!(self, session => session.set_reading(now, reading));
     }

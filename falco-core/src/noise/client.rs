@@ -351,6 +351,12 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
         write::seal_size(length, pending, self.base.theirs.max_record).max(HELLO_LENGTH)
     }
 
+    #[cfg(feature = "alloc")]
+    fn has_pending(&self) -> bool {
+        let pending = |link: &Link<_>| link.pending_size() + self.requests.pending_size() > 0;
+        self.base.phase.link().is_none_or(pending)
+    }
+
     fn set_reading(&mut self, now: Instant, reading: bool) {
         if self.check(now).is_ok() {
             let paused = self.base.life.is_paused();

@@ -322,6 +322,15 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
         write::seal_size(length, pending, self.base.theirs.max_record).max(WELCOME_LENGTH)
     }
 
+    #[cfg(feature = "alloc")]
+    fn has_pending(&self) -> bool {
+        #[cfg(feature = "streams")]
+        if self.requests.streams.pending_size() > 0 {
+            return true;
+        }
+        self.base.phase.link().is_none_or(|link| link.pending_size() > 0)
+    }
+
     fn set_reading(&mut self, now: Instant, reading: bool) {
         if self.check(now).is_ok() {
             let paused = self.base.life.is_paused();

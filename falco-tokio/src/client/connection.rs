@@ -1,6 +1,7 @@
 //! One connection of a client: the socket and the mux. Its slot polls it.
 
 mod ending;
+mod exchange;
 mod streams;
 
 use core::fmt;
@@ -10,15 +11,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Admitted, Body, ClientMux, ClientStep, Ending, History};
-use falco_core::{ClientConnection, ConnectionError, EntropyError, Fate, RequestError, wipe_stack};
+use falco_core::mux::{Admitted, ClientMux, Ending, History};
+use falco_core::{ClientConnection, ConnectionError, EntropyError, Fate, wipe_stack};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::call::{Call, Ping, PingTo, Returned, Waiter, answer, end, fail};
+use super::call::{Call, Ping, PingTo, Returned, Waiter, fail};
 use super::env::{Env, OwnKey};
 use super::panics::catch_panic;
-use crate::line::{Line, Wrote, sealed};
+use crate::line::{Line, sealed};
 use crate::metrics::Up;
 use crate::socket::Socket;
 use crate::timer::{Timer, reschedule};
@@ -48,6 +49,10 @@ pub(super) struct Connection {
     pub(super) wakes_at: Option<Instant>,
     /// Reads the socket itself. The runtime may not have been notified yet of bytes in it.
     reads_directly: bool,
+    /// How many unread bytes are needed in all, if nothing was left to process or to write when the
+    /// last turn ended, and nothing has changed since except that there are more requests. Otherwise
+    /// 0. With it, a turn has nothing to process before it reads.
+    settled: u32,
     /// Bytes read in this turn.
     turn: usize,
     /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
@@ -91,13 +96,6 @@ impl fmt::Display for End<'_> {
     }
 }
 
-/// Why no more steps can be taken from the unread bytes.
-enum Pause {
-    /// More bytes are needed: this many in all.
-    Read(usize),
-    Report(Event),
-}
-
 impl Connection {
     /// A connection under `key`, whose handshake begins now.
     pub(super) fn new(socket: Socket, env: &Arc<Env>, key: Arc<OwnKey>, server: usize) -> Result<Self, EntropyError> {
@@ -119,6 +117,7 @@ impl Connection {
             due: None,
             wakes_at: None,
             reads_directly: false,
+            settled: 0,
             turn: 0,
             written: 0,
             returned: Returned::default(),
@@ -181,6 +180,7 @@ impl Connection {
 
     /// Cancels a request and returns it, so that its caller can receive an error.
     pub(super) fn cancel(&mut self, ticket: u64) -> Option<(Call, Fate)> {
+        self.settled = 0;
         self.mux.cancel(ticket)
     }
 
@@ -193,133 +193,13 @@ impl Connection {
         // pings.
         drop(self.mux.take_pings(|(_, to)| to.is_closed()));
         ping.waiter.0 = Instant::now();
+        self.settled = 0;
         self.mux.ping(ping).err()
     }
 
     /// Requests in flight here, including cancelled ones.
     pub(super) fn in_flight(&self) -> usize {
         self.mux.connection().in_flight().max(self.mux.outstanding())
-    }
-
-    /// Processes the unread bytes.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "no request is open, and no answer")]
-    fn receive(&mut self) -> Pause {
-        let now = self.now;
-        loop {
-            let step = match self.mux.recv(now, self.line.unread()) {
-                Ok(step) => step,
-                Err(end) => return Pause::Report(Event::Ended(Ok(end))),
-            };
-            match step {
-                ClientStep::NeedMore { total } => return Pause::Read(total),
-                ClientStep::Skip { consumed } => self.line.consume(consumed),
-                ClientStep::Established { consumed } => {
-                    self.line.consume(consumed);
-                    self.counted = Some(Up::new(self.env.counters.connections.clone()));
-                    return Pause::Report(Event::Established);
-                }
-                ClientStep::Answer { consumed, waiter, body } => {
-                    let body = match body {
-                        Body::Lent(body) => Bytes::copy_from_slice(body),
-                        Body::Whole(bytes) => Bytes::from(bytes),
-                    };
-                    self.line.consume(consumed);
-                    answer(waiter, Ok(body));
-                }
-                ClientStep::Refused {
-                    consumed,
-                    call,
-                    refusal,
-                    retry,
-                } => {
-                    self.line.consume(consumed);
-                    if retry {
-                        self.returned.calls.push(call);
-                    } else {
-                        fail(call.waiter, RequestError::Refused(refusal));
-                    }
-                }
-                ClientStep::Pong { consumed, waiters } => {
-                    self.line.consume(consumed);
-                    for (since, to) in waiters {
-                        let _ = to.send(Ok(Some(since.elapsed())));
-                    }
-                }
-                ClientStep::Closing { consumed, reason } => {
-                    debug!(server = %self.env.servers.dial(self.server), ?reason, "the server closes");
-                    self.line.consume(consumed);
-                    if let Some(event) = self.poll_closing() {
-                        return Pause::Report(event);
-                    }
-                }
-                ClientStep::Opened { consumed, ticket, body } | ClientStep::Part { consumed, ticket, body } => {
-                    streams::arrive(&mut self.mux, ticket, body);
-                    self.line.consume(consumed);
-                }
-                ClientStep::Ended { consumed, waiter, .. } => {
-                    self.line.consume(consumed);
-                    end(&waiter);
-                }
-                ClientStep::OpenRefused {
-                    consumed,
-                    waiter,
-                    refusal,
-                    ..
-                } => {
-                    self.line.consume(consumed);
-                    fail(waiter, RequestError::Refused(refusal));
-                }
-                // There is no other step at present.
-                other => {
-                    let consumed = other.consumed();
-                    self.line.consume(consumed);
-                }
-            }
-        }
-    }
-
-    /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
-    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
-        let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
-        let wrote = self.line.write(cx, |out| {
-            if *written >= TURN {
-                return Ok(0);
-            }
-            let count = sealed(mux.seal(now, out, fail))?;
-            *written += count;
-            Ok(count)
-        })?;
-        if wrote.is_blocked() {
-            self.mux.blocked(self.now);
-        } else if wrote.all && self.written < TURN {
-            for (_, to) in self.mux.flushed() {
-                let _ = to.send(Ok(None));
-            }
-        } else {
-            self.mux.wrote();
-        }
-        self.note_begun();
-        Ok(wrote)
-    }
-
-    /// A write has failed with `error`. Processes what the server had sent before.
-    fn read_remaining(&mut self, cx: &mut Context<'_>, error: io::Error) -> Event {
-        self.reads_directly = true;
-        loop {
-            let total = match self.receive() {
-                Pause::Report(event) => return event,
-                Pause::Read(total) => total,
-            };
-            match self.read(cx, total) {
-                Poll::Ready(Ok(0)) => {
-                    let (now, found_closed) = (self.now, error.kind() == io::ErrorKind::BrokenPipe);
-                    let end = self.mux.end_of_broken_stream(now, self.line.unread(), found_closed);
-                    return Event::Ended(end.ok_or(error));
-                }
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) | Poll::Pending => return Event::Ended(Err(error)),
-            }
-        }
     }
 
     /// Whether the connection is established and nothing was received for a while. It may have
@@ -329,53 +209,50 @@ impl Connection {
     }
 
     /// Polls the connection as [`poll`](Self::poll) does, but reads the socket itself first: the
-    /// runtime may not have been notified of what is in it.
+    /// runtime may not have been notified of what is in it. If nothing is, and nothing else is left
+    /// to do, this returns `Pending` and no task is woken later.
     pub(super) fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         self.received = self.now;
-        self.reads_directly = true;
-        self.poll(cx)
-    }
-
-    fn read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
-        if self.reads_directly {
-            if let Poll::Ready(read) = self.line.read_now(total) {
-                return Poll::Ready(read);
+        let mut early = None;
+        match usize::try_from(self.settled) {
+            Ok(total @ 1..) if self.line.stream().is_of_the_system() => {
+                early = match self.line.read_now(total) {
+                    Poll::Ready(read) => Some(read),
+                    Poll::Pending => return Poll::Pending,
+                };
             }
-            self.reads_directly = false;
+            _ => self.reads_directly = true,
         }
-        self.line.poll_read(cx, total)
+        self.poll_after(cx, early)
     }
 
     /// Reads, writes and applies deadlines until there is something to report. It is not inlined,
     /// because its caller overwrites its stack frame afterwards.
+    ///
+    /// `early` is a read of this turn, if there was one. It needs no output before it.
     #[inline(never)]
-    fn run(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+    fn run(&mut self, cx: &mut Context<'_>, mut early: Option<io::Result<usize>>) -> Poll<Event> {
         self.turn = 0;
         self.written = 0;
         // At a deadline the mux relies on what has arrived being read. The runtime may not know yet
         // that something has.
-        self.reads_directly |= self.due.is_some_and(|due| due <= self.now);
+        let overdue = self.due.is_some_and(|due| due <= self.now);
+        let mut settled = core::mem::take(&mut self.settled);
+        if overdue {
+            self.reads_directly = true;
+            settled = 0;
+        }
         loop {
-            let total = match self.receive() {
-                Pause::Report(event) => return Poll::Ready(event),
-                Pause::Read(total) => total,
+            let (total, all, mut moved) = match self.exchange(cx, core::mem::take(&mut settled)) {
+                Ok(exchanged) => exchanged,
+                Err(event) => return Poll::Ready(event),
             };
-            self.pump_writable();
-            let wrote = match self.write(cx) {
-                Ok(wrote) => wrote,
-                Err(error) => return Poll::Ready(self.read_remaining(cx, error)),
-            };
-            // Another round does nothing if all is written and more bytes are needed.
-            let mut moved = (wrote.some && !wrote.all) || self.pump_writable();
-            if let Some(end) = self.mux.end() {
-                return Poll::Ready(Event::Ended(Ok(end)));
-            }
-            // The connection may have closed because it has no request ids left.
-            if let Some(event) = self.poll_closing() {
-                return Poll::Ready(event);
-            }
             let mut read = false;
-            match self.read(cx, total) {
+            let polled = match early.take() {
+                Some(read) => Poll::Ready(read),
+                None => self.read(cx, total),
+            };
+            match polled {
                 Poll::Ready(Ok(0)) => {
                     let now = self.now;
                     self.eof = true;
@@ -414,6 +291,9 @@ impl Connection {
             let deadline = deadline.map(|deadline| self.env.clock.at(deadline));
             let wakes_at = [deadline, self.wakes_at].into_iter().flatten().min();
             if self.timer.poll(cx, wakes_at).is_pending() {
+                if all && self.is_open() {
+                    self.settled = u32::try_from(total).unwrap_or(0);
+                }
                 return Poll::Pending;
             }
             self.now = self.env.clock.now();
@@ -426,10 +306,14 @@ impl Connection {
     /// Drives the connection. After [`Event::Ended`], poll it until it [is
     /// closed](Self::is_closed).
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        self.poll_after(cx, None)
+    }
+
+    fn poll_after(&mut self, cx: &mut Context<'_>, mut early: Option<io::Result<usize>>) -> Poll<Event> {
         loop {
             match self.stage {
                 Stage::Open => {
-                    let ran = catch_panic(|| self.run(cx));
+                    let ran = catch_panic(|| self.run(cx, early.take()));
                     wipe_stack();
                     let event = ready!(ran.unwrap_or_else(|panicked| Poll::Ready(Event::Ended(Err(panicked)))));
                     if let Event::Ended(end) = &event {

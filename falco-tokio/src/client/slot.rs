@@ -101,7 +101,7 @@ impl Slot {
     /// Takes the orders of callers. Requests go straight to the connection if it can send them at
     /// once. Returns `false` if they are taken with the next poll instead: while requests are
     /// outstanding, other callers may be about to submit more, and they are sent together.
-    fn take_orders(&mut self, cx: &Context<'_>) -> bool {
+    fn take_orders(&mut self, cx: &mut Context<'_>) -> bool {
         let in_flight = match &self.current {
             Current::Connection(connection) => connection.in_flight(),
             Current::Dialing(_) | Current::None => 0,
@@ -112,11 +112,13 @@ impl Slot {
         }
         self.deferred = false;
         if !self.orders.requests.is_empty() {
+            // If something has changed, the requests wait until that is processed.
+            let changed = self.read_quiet(cx);
             let mut ready = match &mut self.current {
                 Current::Connection(connection) if self.waiting.is_empty() => Some(&mut **connection),
                 Current::Connection(..) | Current::Dialing(_) | Current::None => None,
             };
-            ready = ready.filter(|connection| connection.is_established() && !connection.is_quiet());
+            ready = ready.filter(|connection| !changed && connection.is_established() && !connection.is_quiet());
             for mut call in self.orders.requests.drain(..).flatten() {
                 call.waiter.start(self.now);
                 self.expires_at = [self.expires_at, call.waiter.expires_at].into_iter().flatten().min();
@@ -195,14 +197,18 @@ impl Slot {
     /// Reads the socket of a quiet connection before something is sent on it: the end of the stream
     /// may have arrived. Returns whether something has changed.
     fn check_quiet(&mut self, cx: &mut Context<'_>) -> bool {
-        let Current::Connection(connection) = &self.current else {
-            return false;
-        };
         let asked = !self.waiting.is_empty() || !self.waiting_open.is_empty() || !self.pings.is_empty();
-        if !asked || !connection.is_quiet() {
-            return false;
+        asked && self.read_quiet(cx)
+    }
+
+    /// Reads the socket of the connection if it is quiet. Returns whether something has changed.
+    fn read_quiet(&mut self, cx: &mut Context<'_>) -> bool {
+        match &self.current {
+            Current::Connection(connection) if connection.is_quiet() => {
+                self.poll_current(cx, Connection::poll_socket).is_ready()
+            }
+            Current::Connection(_) | Current::Dialing(_) | Current::None => false,
         }
-        self.poll_current(cx, Connection::poll_socket).is_ready()
     }
 
     /// Hands the waiting requests and pings to the connection, if it is established.

@@ -1,5 +1,6 @@
 //! One connection of a server: a future that owns the socket, the mux and the handlers that run.
 
+mod exchange;
 mod handlers;
 mod streams;
 
@@ -11,19 +12,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Body, Ending, Halves, LastStep, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Ending, LastStep, ServerMux, SharedBudget};
 use falco_core::{CloseReason, ConnectionError, Instant, ServerConnection, wipe_stack};
 use tracing::{Span, debug, warn};
 
+use self::exchange::Pause;
+use super::Service;
 use super::control::{Control, Cut};
 use super::handler::Handler;
 use super::holder::Holder;
 use super::place::Place;
 use super::running::Running;
 use super::streams::{Handlers, Opens};
-use super::{OnCancel, Service};
 use crate::error::Error;
-use crate::line::{Line, Wrote, sealed};
+use crate::line::{Line, sealed};
 use crate::metrics;
 use crate::socket::Socket;
 use crate::stream::Why;
@@ -31,14 +33,6 @@ use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: u32 = 64 << 10;
-/// What each processed step adds to a turn, in addition to its bytes.
-const FRAME: u32 = 512;
-
-/// Bytes that count towards a turn.
-fn of_turn(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(TURN)
-}
-
 pub(super) struct Connection<H> {
     line: Line<Socket>,
     mux: ServerMux<Arc<ServerKeys>, Bytes, SharedBudget>,
@@ -60,6 +54,9 @@ pub(super) struct Connection<H> {
     closing: bool,
     /// The connection has ended, and was not cut off.
     ended: bool,
+    /// How many unread bytes are needed in all, if nothing is left to process or to write. 0 means
+    /// that something may be. A turn then begins with a read.
+    settled: u32,
     /// Bytes received in this turn.
     turn: u32,
     /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
@@ -82,17 +79,6 @@ fn mux(
 ) -> ServerMux<Arc<ServerKeys>, Bytes, SharedBudget> {
     let mux = ServerMux::new(machine, service.budget.clone(), &service.settings);
     if streams { mux.with_streams() } else { mux }
-}
-
-/// Why no more steps can be taken from the unread bytes.
-enum Pause {
-    /// More bytes are needed: this many in all.
-    Read(usize),
-    /// Something has to be written or answered first.
-    Wait,
-    /// Other tasks have their turn.
-    Yield,
-    End(ConnectionError),
 }
 
 impl<H: Handler> Connection<H> {
@@ -121,6 +107,7 @@ impl<H: Handler> Connection<H> {
             eof: false,
             closing: false,
             ended: false,
+            settled: 0,
             turn: 0,
             written: 0,
             span,
@@ -165,96 +152,6 @@ impl<H: Handler> Connection<H> {
         signals.cut
     }
 
-    /// Processes the unread bytes.
-    fn receive(&mut self, cx: &mut Context<'_>) -> Pause {
-        loop {
-            // This check comes first, because output that remains only because the turn is over is
-            // no reason to wait.
-            if self.turn >= TURN {
-                return Pause::Yield;
-            }
-            let now = self.now;
-            let step = match self.mux.recv(now, self.line.unread()) {
-                Ok(step) => step,
-                Err(end) => return Pause::End(end),
-            };
-            match step {
-                ServerStep::NeedMore { total } => return Pause::Read(total),
-                ServerStep::Hello { consumed, fingerprint } => {
-                    self.service.registry.hello(self.place.number, fingerprint);
-                    self.consume(consumed);
-                }
-                ServerStep::Skip { consumed } => {
-                    self.consume(consumed);
-                    self.count_busy();
-                }
-                ServerStep::Established { consumed } => {
-                    self.consume(consumed);
-                    self.establish();
-                }
-                ServerStep::Request { consumed, id, body } => {
-                    let body = match body {
-                        Body::Lent(body) => Bytes::copy_from_slice(body),
-                        Body::Whole(bytes) => Bytes::from(bytes),
-                    };
-                    self.consume(consumed);
-                    self.handle(cx, id, body);
-                }
-                ServerStep::Opened { consumed, id, body } => {
-                    let body = Bytes::from(body.into_vec());
-                    self.consume(consumed);
-                    self.handle_open(cx, id, body);
-                }
-                ServerStep::Part { consumed, id, body } => {
-                    if let Some(pipe) = self.opens.get(id) {
-                        pipe.arrive(body);
-                    }
-                    self.consume(consumed);
-                }
-                ServerStep::Ended { consumed, id } => {
-                    self.consume(consumed);
-                    if let Some(pipe) = self.opens.get(id) {
-                        pipe.tell(Halves::end_input);
-                    }
-                }
-                ServerStep::Cancelled { consumed, id } => {
-                    self.consume(consumed);
-                    if let Some(pipe) = self.opens.get(id) {
-                        pipe.tell(Halves::cancel);
-                    }
-                    if self.running.contains(id) {
-                        self.control.cancel(id);
-                        if self.service.on_cancel == OnCancel::Drop {
-                            self.running.abort(id);
-                        }
-                    }
-                }
-                ServerStep::Closing { consumed, reason } => {
-                    debug!(?reason, "the client closes");
-                    self.consume(consumed);
-                }
-                ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => {
-                    self.count_busy();
-                    return Pause::Wait;
-                }
-            }
-        }
-    }
-
-    /// Counts the requests for which there was no room.
-    fn count_busy(&mut self) {
-        let busy = self.mux.take_busy();
-        if busy > 0 {
-            self.service.counters.busy.add(busy);
-            debug!(requests = busy, "refused as busy: there is no room for their bytes");
-        }
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.turn = self.turn.saturating_add(of_turn(count) + FRAME);
-        self.line.consume(count);
-    }
-
     /// The client has proved that it has its key. The key may have been retired since the hello.
     fn establish(&mut self) {
         let key = self.mux.connection().key_id();
@@ -291,54 +188,21 @@ impl<H: Handler> Connection<H> {
         self.mux.close(self.now, reason);
     }
 
-    /// Seals and writes until the stream accepts no more, or this turn's limit is reached. If that
-    /// lets a request reach its handler, it counts as if something was written.
-    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
-        let waited = !self.mux.may_read();
-        let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
-        let sent = &self.service.counters.metrics.sent;
-        let mut wrote = self.line.write(cx, |out| {
-            if *written >= TURN {
-                return Ok(0);
-            }
-            let count = sealed(mux.seal(now, out))?;
-            sent.add(metrics::bytes(count));
-            *written = written.saturating_add(of_turn(count));
-            Ok(count)
-        })?;
-        if wrote.is_blocked() {
-            self.mux.blocked(self.now);
-        } else if wrote.all && self.written < TURN {
-            self.mux.flushed();
-        } else {
-            self.mux.wrote();
-        }
-        wrote.some |= waited && self.mux.may_read();
-        Ok(wrote)
-    }
-
     /// Reads, writes and applies deadlines until the connection ends. It is not inlined, because
     /// its caller overwrites its stack frame afterwards.
     #[inline(never)]
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
         self.turn = 0;
         self.written = 0;
+        let mut settled = usize::try_from(core::mem::take(&mut self.settled)).unwrap_or(0);
         loop {
-            let pause = self.receive(cx);
-            if let Pause::End(end) = pause {
-                return Poll::Ready(Ok(end));
-            }
-            self.note_closing();
-            self.pump_writable();
-            let wrote = self.write(cx)?;
-            // If all is written and more bytes are needed, another round does nothing. The
-            // exception: sealing may have made room, so that a deferred request can reach its
-            // handler.
-            let waits = wrote.all && matches!(pause, Pause::Read(_));
-            let mut moved = (wrote.some && !waits) || self.mux.has_request() || self.pump_writable();
-            if let Some(end) = self.mux.connection().end() {
-                return Poll::Ready(Ok(end));
-            }
+            let (pause, all, mut moved) = match core::mem::take(&mut settled) {
+                0 => match self.exchange(cx)? {
+                    (Pause::End(end), ..) => return Poll::Ready(Ok(end)),
+                    exchanged => exchanged,
+                },
+                total => (Pause::Read(total), true, true),
+            };
             let mut read = false;
             if let Pause::Read(total) = pause
                 && !self.eof
@@ -393,7 +257,12 @@ impl<H: Handler> Connection<H> {
             let deadline = deadline.map(|deadline| self.service.clock.at(deadline));
             match self.timer.poll(cx, deadline) {
                 Poll::Ready(()) => self.now = self.service.clock.now(),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    if let (Pause::Read(total), true, false) = (pause, all, self.eof) {
+                        self.settled = u32::try_from(total).unwrap_or(0);
+                    }
+                    return Poll::Pending;
+                }
             }
         }
     }

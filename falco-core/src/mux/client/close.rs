@@ -24,6 +24,13 @@ pub(super) struct Closing {
     reported: bool,
 }
 
+impl Closing {
+    /// Whether a call of [`seal`](ClientMux::seal) may close the connection.
+    pub(super) const fn closes(&self) -> bool {
+        self.when_begun.is_some()
+    }
+}
+
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Completes the requests in flight, accepts no new ones, then ends.
     ///

@@ -104,6 +104,17 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
+    /// Whether all is sealed: after a call of [`seal`](Self::seal), the next one would seal nothing
+    /// unless something happens in between.
+    #[must_use]
+    pub fn all_sealed(&self) -> bool {
+        !self.backlog
+            && !self.has_unsent()
+            && !self.closing.closes()
+            && !self.machine.has_pending()
+            && self.machine.status() == Status::Established
+    }
+
     #[cfg_attr(
         not(feature = "streams"),
         expect(unused_variables, reason = "only open requests can fail")

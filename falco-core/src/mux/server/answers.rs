@@ -2,7 +2,7 @@
 
 use super::{ServerMux, release};
 use crate::error::{OutputTooSmall, ReplyError, RequestError, SealError};
-use crate::message::{Refusal, RequestId};
+use crate::message::{Refusal, RequestId, Status};
 use crate::mux::Budget;
 use crate::mux::partial::RECORD;
 use crate::time::Instant;
@@ -98,6 +98,19 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
         self.settle();
         sealed
+    }
+
+    /// Whether all is sealed: after a call of [`seal`](Self::seal), the next one would seal nothing
+    /// unless something happens in between. It is `false` after a long output, which only the next
+    /// call counts as accepted.
+    #[must_use]
+    pub fn all_sealed(&self) -> bool {
+        self.output == 0
+            && !self.backlog
+            && self.refusals.is_empty()
+            && !self.has_answers()
+            && !self.machine.has_pending()
+            && self.machine.status() == Status::Established
     }
 
     fn seal_next(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {

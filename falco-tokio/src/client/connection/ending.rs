@@ -13,6 +13,7 @@ impl Connection {
     /// others complete.
     pub(in super::super) fn retire(&mut self) {
         let now = self.now;
+        self.settled = 0;
         self.mux.close(now, CloseReason::Done);
         self.returned
             .calls
@@ -31,6 +32,7 @@ impl Connection {
 
     /// Closes once all accepted requests have begun.
     pub(in super::super) fn close(&mut self) {
+        self.settled = 0;
         self.mux.close_when_begun(CloseReason::Done);
     }
 

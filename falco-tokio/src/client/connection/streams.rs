@@ -23,6 +23,7 @@ impl Connection {
             return Some(call);
         }
         let ticket = call.ticket;
+        self.settled = 0;
         match self.mux.open(call) {
             Ok(()) => {
                 self.pump(ticket);
@@ -45,6 +46,7 @@ impl Connection {
         let Some(pipe) = self.pipe(ticket) else {
             return false;
         };
+        self.settled = 0;
         drop(pipe.pump(|halves, next| self.mux.pump(ticket, halves, next)));
         true
     }

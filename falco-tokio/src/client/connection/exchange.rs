@@ -1,0 +1,188 @@
+//! What a connection does in a turn before it waits: it processes the unread bytes, writes, and
+//! reads.
+
+use core::task::{Context, Poll};
+use std::io;
+
+use bytes::Bytes;
+use falco_core::RequestError;
+use falco_core::mux::{Body, ClientStep};
+use tracing::debug;
+
+use super::super::call::{answer, end, fail};
+use super::{Connection, Event, TURN, streams};
+use crate::line::{Wrote, sealed};
+use crate::metrics::Up;
+
+/// Why no more steps can be taken from the unread bytes.
+enum Pause {
+    /// More bytes are needed: this many in all.
+    Read(usize),
+    Report(Event),
+}
+
+impl Connection {
+    /// Processes the unread bytes.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "no request is open, and no answer")]
+    fn receive(&mut self) -> Pause {
+        let now = self.now;
+        loop {
+            let step = match self.mux.recv(now, self.line.unread()) {
+                Ok(step) => step,
+                Err(end) => return Pause::Report(Event::Ended(Ok(end))),
+            };
+            match step {
+                ClientStep::NeedMore { total } => return Pause::Read(total),
+                ClientStep::Skip { consumed } => self.line.consume(consumed),
+                ClientStep::Established { consumed } => {
+                    self.line.consume(consumed);
+                    self.counted = Some(Up::new(self.env.counters.connections.clone()));
+                    return Pause::Report(Event::Established);
+                }
+                ClientStep::Answer { consumed, waiter, body } => {
+                    let body = match body {
+                        Body::Lent(body) => Bytes::copy_from_slice(body),
+                        Body::Whole(bytes) => Bytes::from(bytes),
+                    };
+                    self.line.consume(consumed);
+                    answer(waiter, Ok(body));
+                }
+                ClientStep::Refused {
+                    consumed,
+                    call,
+                    refusal,
+                    retry,
+                } => {
+                    self.line.consume(consumed);
+                    if retry {
+                        self.returned.calls.push(call);
+                    } else {
+                        fail(call.waiter, RequestError::Refused(refusal));
+                    }
+                }
+                ClientStep::Pong { consumed, waiters } => {
+                    self.line.consume(consumed);
+                    for (since, to) in waiters {
+                        let _ = to.send(Ok(Some(since.elapsed())));
+                    }
+                }
+                ClientStep::Closing { consumed, reason } => {
+                    debug!(server = %self.env.servers.dial(self.server), ?reason, "the server closes");
+                    self.line.consume(consumed);
+                    if let Some(event) = self.poll_closing() {
+                        return Pause::Report(event);
+                    }
+                }
+                ClientStep::Opened { consumed, ticket, body } | ClientStep::Part { consumed, ticket, body } => {
+                    streams::arrive(&mut self.mux, ticket, body);
+                    self.line.consume(consumed);
+                }
+                ClientStep::Ended { consumed, waiter, .. } => {
+                    self.line.consume(consumed);
+                    end(&waiter);
+                }
+                ClientStep::OpenRefused {
+                    consumed,
+                    waiter,
+                    refusal,
+                    ..
+                } => {
+                    self.line.consume(consumed);
+                    fail(waiter, RequestError::Refused(refusal));
+                }
+                // There is no other step at present.
+                other => {
+                    let consumed = other.consumed();
+                    self.line.consume(consumed);
+                }
+            }
+        }
+    }
+
+    /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
+        if self.line.is_clear() && self.mux.all_sealed() {
+            return Ok(Wrote::NOTHING);
+        }
+        let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
+        let mut all_sealed = false;
+        let wrote = self.line.write(cx, |out| {
+            if *written >= TURN || all_sealed {
+                return Ok(0);
+            }
+            let count = sealed(mux.seal(now, out, fail))?;
+            all_sealed = count > 0 && mux.all_sealed();
+            *written += count;
+            Ok(count)
+        })?;
+        if wrote.is_blocked() {
+            self.mux.blocked(self.now);
+        } else if wrote.all && self.written < TURN {
+            for (_, to) in self.mux.flushed() {
+                let _ = to.send(Ok(None));
+            }
+        } else {
+            self.mux.wrote();
+        }
+        self.note_begun();
+        Ok(wrote)
+    }
+
+    /// A write has failed with `error`. Processes what the server had sent before.
+    fn read_remaining(&mut self, cx: &mut Context<'_>, error: io::Error) -> Event {
+        self.reads_directly = true;
+        loop {
+            let total = match self.receive() {
+                Pause::Report(event) => return event,
+                Pause::Read(total) => total,
+            };
+            match self.read(cx, total) {
+                Poll::Ready(Ok(0)) => {
+                    let (now, found_closed) = (self.now, error.kind() == io::ErrorKind::BrokenPipe);
+                    let end = self.mux.end_of_broken_stream(now, self.line.unread(), found_closed);
+                    return Event::Ended(end.ok_or(error));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => return Event::Ended(Err(error)),
+            }
+        }
+    }
+
+    /// Processes the unread bytes, unless these are `settled`, and writes. Returns how many unread
+    /// bytes are needed in all, whether all is written, and whether there is more to process or to
+    /// write.
+    pub(super) fn exchange(&mut self, cx: &mut Context<'_>, settled: u32) -> Result<(usize, bool, bool), Event> {
+        let total = match usize::try_from(settled) {
+            Ok(total @ 1..) => total,
+            _ => match self.receive() {
+                Pause::Report(event) => return Err(event),
+                Pause::Read(total) => total,
+            },
+        };
+        self.pump_writable();
+        let wrote = match self.write(cx) {
+            Ok(wrote) => wrote,
+            Err(error) => return Err(self.read_remaining(cx, error)),
+        };
+        // Another round does nothing if all is written and more bytes are needed.
+        let moved = (wrote.some && !wrote.all) || self.pump_writable();
+        if let Some(end) = self.mux.end() {
+            return Err(Event::Ended(Ok(end)));
+        }
+        // The connection may have closed because it has no request ids left.
+        match self.poll_closing() {
+            Some(event) => Err(event),
+            None => Ok((total, wrote.all, moved)),
+        }
+    }
+
+    pub(super) fn read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
+        if self.reads_directly {
+            if let Poll::Ready(read) = self.line.read_now(total) {
+                return Poll::Ready(read);
+            }
+            self.reads_directly = false;
+        }
+        self.line.poll_read(cx, total)
+    }
+}

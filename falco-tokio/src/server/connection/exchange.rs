@@ -1,0 +1,172 @@
+//! What a connection does in a turn before it reads: it processes the unread bytes, and writes.
+
+use core::task::Context;
+use std::io;
+
+use bytes::Bytes;
+use falco_core::ConnectionError;
+use falco_core::mux::{Body, Halves, ServerStep};
+use tracing::debug;
+
+use super::super::OnCancel;
+use super::super::handler::Handler;
+use super::{Connection, TURN};
+use crate::line::{Wrote, sealed};
+use crate::metrics;
+
+/// What each processed step adds to a turn, in addition to its bytes.
+const FRAME: u32 = 512;
+
+/// Bytes that count towards a turn.
+fn of_turn(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(TURN)
+}
+
+/// Why no more steps can be taken from the unread bytes.
+pub(super) enum Pause {
+    /// More bytes are needed: this many in all.
+    Read(usize),
+    /// Something has to be written or answered first.
+    Wait,
+    /// Other tasks have their turn.
+    Yield,
+    End(ConnectionError),
+}
+
+impl<H: Handler> Connection<H> {
+    /// Processes the unread bytes.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Pause {
+        loop {
+            // This check comes first, because output that remains only because the turn is over is
+            // no reason to wait.
+            if self.turn >= TURN {
+                return Pause::Yield;
+            }
+            let now = self.now;
+            let step = match self.mux.recv(now, self.line.unread()) {
+                Ok(step) => step,
+                Err(end) => return Pause::End(end),
+            };
+            match step {
+                ServerStep::NeedMore { total } => return Pause::Read(total),
+                ServerStep::Hello { consumed, fingerprint } => {
+                    self.service.registry.hello(self.place.number, fingerprint);
+                    self.consume(consumed);
+                }
+                ServerStep::Skip { consumed } => {
+                    self.consume(consumed);
+                    self.count_busy();
+                }
+                ServerStep::Established { consumed } => {
+                    self.consume(consumed);
+                    self.establish();
+                }
+                ServerStep::Request { consumed, id, body } => {
+                    let body = match body {
+                        Body::Lent(body) => Bytes::copy_from_slice(body),
+                        Body::Whole(bytes) => Bytes::from(bytes),
+                    };
+                    self.consume(consumed);
+                    self.handle(cx, id, body);
+                }
+                ServerStep::Opened { consumed, id, body } => {
+                    let body = Bytes::from(body.into_vec());
+                    self.consume(consumed);
+                    self.handle_open(cx, id, body);
+                }
+                ServerStep::Part { consumed, id, body } => {
+                    if let Some(pipe) = self.opens.get(id) {
+                        pipe.arrive(body);
+                    }
+                    self.consume(consumed);
+                }
+                ServerStep::Ended { consumed, id } => {
+                    self.consume(consumed);
+                    if let Some(pipe) = self.opens.get(id) {
+                        pipe.tell(Halves::end_input);
+                    }
+                }
+                ServerStep::Cancelled { consumed, id } => {
+                    self.consume(consumed);
+                    if let Some(pipe) = self.opens.get(id) {
+                        pipe.tell(Halves::cancel);
+                    }
+                    if self.running.contains(id) {
+                        self.control.cancel(id);
+                        if self.service.on_cancel == OnCancel::Drop {
+                            self.running.abort(id);
+                        }
+                    }
+                }
+                ServerStep::Closing { consumed, reason } => {
+                    debug!(?reason, "the client closes");
+                    self.consume(consumed);
+                }
+                ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => {
+                    self.count_busy();
+                    return Pause::Wait;
+                }
+            }
+        }
+    }
+
+    /// Counts the requests for which there was no room.
+    fn count_busy(&mut self) {
+        let busy = self.mux.take_busy();
+        if busy > 0 {
+            self.service.counters.busy.add(busy);
+            debug!(requests = busy, "refused as busy: there is no room for their bytes");
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.turn = self.turn.saturating_add(of_turn(count) + FRAME);
+        self.line.consume(count);
+    }
+
+    /// Seals and writes until the stream accepts no more, or this turn's limit is reached. If that
+    /// lets a request reach its handler, it counts as if something was written.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
+        let waited = !self.mux.may_read();
+        let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
+        let sent = &self.service.counters.metrics.sent;
+        let mut all_sealed = false;
+        let mut wrote = self.line.write(cx, |out| {
+            if *written >= TURN || all_sealed {
+                return Ok(0);
+            }
+            let count = sealed(mux.seal(now, out))?;
+            all_sealed = count > 0 && mux.all_sealed();
+            sent.add(metrics::bytes(count));
+            *written = written.saturating_add(of_turn(count));
+            Ok(count)
+        })?;
+        if wrote.is_blocked() {
+            self.mux.blocked(self.now);
+        } else if wrote.all && self.written < TURN {
+            self.mux.flushed();
+        } else {
+            self.mux.wrote();
+        }
+        wrote.some |= waited && self.mux.may_read();
+        Ok(wrote)
+    }
+
+    /// Processes the unread bytes and writes. Returns why no more are processed, whether all is
+    /// written, and whether there is more to process or to write.
+    pub(super) fn exchange(&mut self, cx: &mut Context<'_>) -> io::Result<(Pause, bool, bool)> {
+        let pause = self.receive(cx);
+        if let Pause::End(_) = pause {
+            return Ok((pause, false, false));
+        }
+        self.note_closing();
+        self.pump_writable();
+        let wrote = self.write(cx)?;
+        // If all is written and more bytes are needed, another round does nothing. The exception:
+        // sealing may have made room, so that a deferred request can reach its handler.
+        let waits = wrote.all && matches!(pause, Pause::Read(_));
+        let moved = (wrote.some && !waits) || self.mux.has_request() || self.pump_writable();
+        let pause = self.mux.connection().end().map_or(pause, Pause::End);
+        Ok((pause, wrote.all, moved))
+    }
+}
