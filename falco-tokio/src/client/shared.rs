@@ -92,7 +92,7 @@ impl Shared {
     }
 
     /// Queues a request for the connection's task, and wakes that task.
-    pub(super) fn submit(self: &Arc<Self>, body: Bytes, limit: Option<Limit>) -> Result<Submitted, Error> {
+    pub(super) fn submit(&self, body: Bytes, limit: Option<Limit>) -> Result<Submitted<'_>, Error> {
         let (to, answer) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
@@ -107,7 +107,7 @@ impl Shared {
         Self::wake(state);
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         Ok(Submitted {
-            shared: Arc::clone(self),
+            shared: self,
             ticket,
             answer: Some(answer),
         })
@@ -256,14 +256,14 @@ impl Drop for StreamOwner {
 }
 
 /// The caller's side of a request. Dropping it cancels the request, and no other.
-pub(super) struct Submitted {
-    shared: Arc<Shared>,
+pub(super) struct Submitted<'s> {
+    shared: &'s Shared,
     ticket: u64,
     /// `None` once the answer has arrived.
     answer: Option<oneshot::Receiver<Result<Bytes, Error>>>,
 }
 
-impl Submitted {
+impl Submitted<'_> {
     /// Waits until the request completes, which it does at its time limit at the latest.
     pub(super) async fn end(mut self) -> Result<Bytes, Error> {
         let Some(answer) = &mut self.answer else {
@@ -292,7 +292,7 @@ impl Shared {
     }
 }
 
-impl Drop for Submitted {
+impl Drop for Submitted<'_> {
     fn drop(&mut self) {
         self.shared.outstanding.fetch_sub(1, Ordering::Relaxed);
         if self.answer.is_some() {

@@ -183,11 +183,11 @@ impl Control {
         state.notify_changed();
     }
 
-    /// The handler of a request has ended.
-    pub(crate) fn forget(&self, id: RequestId) {
-        if let Some(busy) = &mut self.lock().busy {
-            busy.cancelled.remove(&id);
-        }
+    /// The handler of a request has ended. Returns whether the request was cancelled.
+    pub(crate) fn take_cancelled(&self, id: RequestId) -> bool {
+        let mut state = self.lock();
+        let cancelled = state.busy.as_mut().is_some_and(|busy| busy.cancelled.remove(&id));
+        cancelled || state.ended
     }
 
     /// The connection has ended: all its requests are cancelled.

@@ -31,7 +31,8 @@ impl<H: Handler> Connection<H> {
         match running::begin(|| self.handler.handler.handle(request), at_once, cx) {
             (_, Poll::Ready(outcome)) => {
                 self.service.counters.metrics.handler_time.time(since);
-                self.finish(id, outcome);
+                // No CANCEL was read since.
+                self.complete(id, outcome, false);
             }
             (handler, Poll::Pending) => {
                 let kept = Kept {
@@ -47,9 +48,13 @@ impl<H: Handler> Connection<H> {
     /// A handler has ended: completes its request, counts and logs how. A client may cause any
     /// number of these logs, so only some are warnings.
     pub(super) fn finish(&mut self, id: RequestId, outcome: Outcome) {
+        let cancelled = self.control.take_cancelled(id);
+        self.settled = 0;
+        self.complete(id, outcome, cancelled);
+    }
+
+    fn complete(&mut self, id: RequestId, outcome: Outcome, cancelled: bool) {
         let open = self.opens.remove(id);
-        let cancelled = self.control.is_cancelled(id);
-        self.control.forget(id);
         let error;
         let (number, warnings) = (id.number(), &self.service.warnings);
         let result = match outcome {
