@@ -11,6 +11,7 @@ use falco_core::{Refusal, RequestError, RequestId};
 use super::super::OnCancel;
 use super::super::control::Outcome;
 use super::super::handler::Handler;
+use super::super::holder::Holder;
 use super::super::request::Request;
 use super::super::running::{self, Kept};
 use super::super::warning::warn_limited;
@@ -26,7 +27,7 @@ impl<H: Handler> Connection<H> {
         if let Some(holder) = &self.holder {
             holder.requests.add(1);
         }
-        let request = Request::received(body, id, self.holder.clone(), Arc::clone(&self.control));
+        let request = Request::received(body, id, self.labeled(), Arc::clone(&self.control));
         let at_once = !self.service.spawn_handlers;
         match running::begin(|| self.handler.handler.handle(request), at_once, cx) {
             (_, Poll::Ready(outcome)) => {
@@ -132,6 +133,11 @@ impl<H: Handler> Connection<H> {
 }
 
 impl<H> Connection<H> {
+    /// The holder of the client's key, for a request, which needs no more than its label.
+    pub(super) fn labeled(&self) -> Option<Arc<Holder>> {
+        self.holder.as_ref().filter(|holder| holder.label.is_some()).cloned()
+    }
+
     /// The answers of running handlers are no longer needed.
     pub(super) fn cancel_all(&self) {
         self.control.cancel_all();

@@ -27,7 +27,7 @@ impl<H: Handler> Connection<H> {
         if let Some(holder) = &self.holder {
             holder.requests.add(1);
         }
-        let request = Request::received(Bytes::new(), id, self.holder.clone(), Arc::clone(&self.control));
+        let request = Request::received(Bytes::new(), id, self.labeled(), Arc::clone(&self.control));
         let request = StreamRequest::new(pipe, request);
         match running::begin(|| self.handler.open(request), false, cx) {
             (_, Poll::Ready(outcome)) => self.finish(id, outcome),

@@ -1,0 +1,117 @@
+//! How often a client and a server allocate for each message in the steady state. A test binary of
+//! its own, because it replaces the allocator with one that counts.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use allocation_counter::measure;
+use falco_tokio::{Client, Key, Request, Server};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
+
+/// Bytes of a body.
+const SIZE: usize = 64;
+/// Requests before those that are measured, and those.
+const WARM_UP: u64 = 256;
+const MEASURED: u64 = 2048;
+/// Requests in flight at once.
+const DEPTH: u64 = 128;
+/// For each message, a client allocates the channel of the caller and the body of the answer. A
+/// server allocates the body of the request and the future of the handler.
+const EACH: (u64, u64) = (2, 2);
+/// A connection keeps no tables of requests while it has none. So for requests one after another, a
+/// client also allocates three tables for each, and a server two.
+const SEQUENTIAL: (u64, u64) = (5, 4);
+/// How much more there may be for each hundred requests one after another: the task that sends them.
+const SLACK: u64 = 1;
+/// The same for requests in flight at once. They share the tables, which grow several times for
+/// each batch of requests; besides, each caller has a task.
+const SHARED: u64 = 90;
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn key() -> Key {
+    Key::from_bytes([1; 32]).unwrap()
+}
+
+/// A server on a thread of its own, which reports how often that thread has allocated from one
+/// request to another.
+fn serve() -> (SocketAddr, mpsc::Receiver<u64>) {
+    let (address, at) = mpsc::channel();
+    let (count, counted) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = runtime();
+        let (seen, reached) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+        runtime.block_on(async {
+            let server = Server::builder(key()).bind("127.0.0.1:0").await.unwrap();
+            address.send(server.local_addr().unwrap()).unwrap();
+            let reached = Arc::clone(&reached);
+            tokio::spawn(server.serve(move |request: Request| {
+                let number = seen.fetch_add(1, Ordering::Relaxed) + 1;
+                if number == WARM_UP || number == WARM_UP + MEASURED {
+                    reached.notify_one();
+                }
+                async move { Ok(request.into_body()) }
+            }));
+        });
+        runtime.block_on(reached.notified());
+        let allocated = measure(|| runtime.block_on(reached.notified()));
+        count.send(allocated.count_total).unwrap();
+        // The last requests are answered until the test ends.
+        runtime.block_on(core::future::pending::<()>());
+    });
+    (at.recv().unwrap(), counted)
+}
+
+/// Sends so many requests, `depth` at a time.
+async fn send(client: &Client, count: u64, depth: u64) {
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..depth {
+        let client = client.clone();
+        callers.spawn(async move {
+            let body = bytes::Bytes::from_static(&[7; SIZE]);
+            for _ in 0..count / depth {
+                assert_eq!(client.request(body.clone()).await.unwrap(), body);
+            }
+        });
+    }
+    while let Some(sent) = callers.join_next().await {
+        sent.unwrap();
+    }
+}
+
+/// How often the client and the server allocate for `MEASURED` requests.
+fn allocations(depth: u64) -> (u64, u64) {
+    let (address, server) = serve();
+    let runtime = runtime();
+    let client = runtime.block_on(Client::builder(key()).connect(address)).unwrap();
+    runtime.block_on(send(&client, WARM_UP, depth));
+    let sent = measure(|| runtime.block_on(send(&client, MEASURED, depth)));
+    let counted = (sent.count_total, server.recv().unwrap());
+    println!("{depth} in flight, {MEASURED} requests: client and server allocate {counted:?} times");
+    counted
+}
+
+/// The measured numbers may be higher by so many for each hundred requests.
+fn check(depth: u64, (client, server): (u64, u64), percent: u64) {
+    let more = MEASURED * percent / 100;
+    let counted = allocations(depth);
+    let in_range = |count, each| (each * (MEASURED - 8)..=each * MEASURED + more).contains(&count);
+    assert!(in_range(counted.0, client), "the client: {counted:?}");
+    assert!(in_range(counted.1, server), "the server: {counted:?}");
+}
+
+#[test]
+fn requests_one_after_another_allocate_no_more_than_is_known() {
+    check(1, SEQUENTIAL, SLACK);
+}
+
+#[test]
+fn requests_in_flight_at_once_allocate_a_body_and_one_thing_more_at_either_end() {
+    check(DEPTH, EACH, SHARED);
+}
