@@ -115,10 +115,12 @@ impl Duo {
     /// One output of the client is under way. Returns its length.
     pub(crate) fn send(&mut self) -> usize {
         let (mut out, failed) = (vec![0; self.output], &mut self.failed);
+        let all_sealed = self.client.all_sealed();
         let sealed = self
             .client
             .seal(self.now, &mut out, |waiter, _| failed.push(waiter))
             .unwrap();
+        assert!(!all_sealed || sealed == 0 || self.client.connection().end().is_some());
         self.to_server.extend_from_slice(&out[..sealed]);
         sealed
     }
@@ -126,7 +128,9 @@ impl Duo {
     /// One output of the server is under way. Returns its length.
     pub(crate) fn answer(&mut self) -> usize {
         let mut out = vec![0; self.output];
+        let all_sealed = self.server.all_sealed();
         let sealed = self.server.seal(self.now, &mut out).unwrap();
+        assert!(!all_sealed || sealed == 0 || self.server.connection().end().is_some());
         self.to_client.extend_from_slice(&out[..sealed]);
         if sealed == 0 {
             self.server.flushed();

@@ -214,11 +214,13 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     /// or how many bytes it needs.
     pub(crate) fn write_client(&mut self, size: usize) -> Result<bool, usize> {
         let mut out = vec![0; size];
-        let book = &mut self.book;
+        let (book, all_sealed) = (&mut self.book, self.client.all_sealed());
         let sealed = self.client.seal(self.now, &mut out, |waiter, error| {
             assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
             book.ends(waiter, Fate::NotProcessed);
         });
+        // What is due now may end the connection.
+        assert!(!all_sealed || sealed == Ok(0) || self.client.connection().end().is_some());
         if sealed == Ok(0) && self.client.connection().end().is_some() {
             self.to_server.closed = true;
         }
@@ -228,7 +230,9 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     /// The same at the server.
     pub(crate) fn write_server(&mut self, size: usize) -> Result<bool, usize> {
         let mut out = vec![0; size];
+        let all_sealed = self.server.all_sealed();
         let sealed = self.server.seal(self.now, &mut out);
+        assert!(!all_sealed || sealed == Ok(0) || self.server.connection().end().is_some());
         if sealed == Ok(0) {
             self.server.flushed();
             self.to_client.closed |= self.server.connection().end().is_some();

@@ -104,8 +104,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// Whether all is sealed: after a call of [`seal`](Self::seal), the next one would seal nothing
-    /// unless something happens in between.
+    /// Whether all is sealed: a call of [`seal`](Self::seal) seals nothing, unless a deadline has
+    /// passed.
     #[must_use]
     pub fn all_sealed(&self) -> bool {
         !self.backlog

@@ -100,9 +100,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         sealed
     }
 
-    /// Whether all is sealed: after a call of [`seal`](Self::seal), the next one would seal nothing
-    /// unless something happens in between. It is `false` after a long output, which only the next
-    /// call counts as accepted.
+    /// Whether all is sealed: a call of [`seal`](Self::seal) seals nothing, unless a deadline has
+    /// passed. It is `false` after a long output, which only the next call counts as accepted.
     #[must_use]
     pub fn all_sealed(&self) -> bool {
         self.output == 0
