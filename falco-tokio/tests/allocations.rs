@@ -25,7 +25,7 @@ const EACH: (u64, u64) = (2, 2);
 /// A connection keeps no tables of requests while it has none. So for requests one after another, a
 /// client also allocates three tables for each, and a server two.
 const SEQUENTIAL: (u64, u64) = (5, 4);
-/// How much more there may be for each hundred requests one after another: the task that sends them.
+/// How much more there may be for each hundred requests one after another: the sending task.
 const SLACK: u64 = 1;
 /// The same for requests in flight at once. They share the tables, which grow several times for
 /// each batch of requests; besides, each caller has a task.

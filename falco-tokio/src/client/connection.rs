@@ -50,8 +50,8 @@ pub(super) struct Connection {
     /// Reads the socket itself. The runtime may not have been notified yet of bytes in it.
     reads_directly: bool,
     /// How many unread bytes are needed in all, if nothing was left to process or to write when the
-    /// last turn ended, and nothing has changed since except that there are more requests. Otherwise
-    /// 0. With it, a turn has nothing to process before it reads.
+    /// last turn ended, and nothing has changed since except that there are more requests. A turn
+    /// then has nothing to process before it reads. Otherwise 0.
     settled: u32,
     /// Bytes read in this turn.
     turn: usize,
