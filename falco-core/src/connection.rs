@@ -18,6 +18,13 @@ use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 #[cfg(feature = "streams")]
 mod streams;
 
+impl BufferSizes {
+    /// An output size, in bytes, that is always enough for
+    /// [`Connection::poll_transmit`]: the size of a classic
+    /// hello, which is the largest pending output of either wire.
+    pub const TRANSMIT: usize = crate::classic::HELLO_LENGTH;
+}
+
 /// The client side of a connection. `H` is a reference to its key, such as `&NoiseClient<..>` or
 /// `Arc<NoiseClient<..>>`.
 pub type ClientConnection<H> = Connection<ClientSide, H>;

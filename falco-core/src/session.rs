@@ -26,13 +26,6 @@ pub struct BufferSizes {
     pub output: usize,
 }
 
-impl BufferSizes {
-    /// An output size, in bytes, that is always enough for
-    /// [`Connection::poll_transmit`](crate::Connection::poll_transmit): the size of a classic
-    /// hello, which is the largest pending output of either wire.
-    pub const TRANSMIT: usize = crate::classic::HELLO_LENGTH;
-}
-
 /// The calls that need the key, in the role `R`. Each wire implements it for its key.
 #[allow(unnameable_types, reason = "this seals the trait")]
 pub trait Keyed<R: Role> {

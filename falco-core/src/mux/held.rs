@@ -5,8 +5,12 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Budget;
-use super::server::UNCOUNTED;
 use crate::message::{KeyId, RequestId};
+
+/// How many bytes of queued answers a connection may have even if all connections together exceed
+/// their bound. The shared count may be wrong by this much for each connection, so that small
+/// answers that are sealed at once do not change it.
+pub(super) const UNCOUNTED: u32 = 16 << 10;
 
 /// The bytes of a request in the bound that all connections share. They are given back when this is
 /// dropped. So keep it as long as the handler has the body, even if the request or its connection

@@ -16,7 +16,6 @@ use core::time::Duration;
 
 pub use self::complete::NoAnswer;
 use self::deferred::Deferred;
-pub(super) use self::deferred::UNCOUNTED;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
 use super::ending::Ending;

@@ -8,13 +8,8 @@ use alloc::vec::Vec;
 use super::{ServerMux, Stage};
 use crate::message::RequestId;
 use crate::mux::Budget;
-use crate::mux::held::bytes;
+use crate::mux::held::{UNCOUNTED, bytes};
 use crate::wire::ServerKeyRef;
-
-/// How many bytes of queued answers a connection may have even if all connections together exceed
-/// their bound. The shared count may be wrong by this much for each connection, so that small
-/// answers that are sealed at once do not change it.
-pub(in crate::mux) const UNCOUNTED: u32 = 16 << 10;
 
 /// Whole requests that have not reached a handler. Most connections never have one, so the list
 /// takes only a pointer while it is empty.
