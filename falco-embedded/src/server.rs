@@ -347,18 +347,18 @@ impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
     }
 
     #[cfg(feature = "async")]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the other events need no reaction")]
     #[inline(never)]
     fn take_step(&mut self, now: Instant) -> Result<bool, Error> {
-        let begun = self.recv(now, |_, event| {
-            if let ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } = event {
-                Some(id)
-            } else {
-                None
-            }
+        let refused = self.recv(now, |_, event| match event {
+            ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } => Some((id, Refusal::Busy)),
+            #[cfg(feature = "streams")]
+            ServerEvent::Opened { id, .. } => Some((id, Refusal::TooLarge)),
+            _ => None,
         })?;
-        match begun {
-            Next::Event(Some(id)) => {
-                self.refusal = Some((id, Refusal::Busy));
+        match refused {
+            Next::Event(Some(refused)) => {
+                self.refusal = Some(refused);
                 self.transmit(now)?;
             }
             Next::Event(None) | Next::Again => {}
