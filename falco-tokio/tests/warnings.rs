@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use common::log::Log;
 use common::{Running, key};
-use falco_tokio::{Client, Request, Server, Settings};
+use falco_tokio::{Client, Refusal, Request, Server, Settings};
 use tokio::task::JoinSet;
 
 const CLIENTS: u64 = 50;
@@ -76,4 +76,13 @@ async fn handlers_that_panic_do_not_fill_the_log() {
 async fn answers_that_are_too_large_do_not_fill_the_log() {
     let message = "the answer is larger than the client accepts";
     assert_limited(log_of(|| Ok(vec![7; 101]), message).await);
+}
+
+/// The server has dropped no answer, and nothing has failed.
+#[tokio::test]
+async fn a_refusal_that_a_handler_chooses_is_no_warning() {
+    for refusal in [Refusal::AnswerTooLarge, Refusal::Busy] {
+        let (lines, _) = log_of(move || Err(refusal.into()), "").await;
+        assert!(lines.is_empty(), "{lines:?}");
+    }
 }

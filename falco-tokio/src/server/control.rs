@@ -21,6 +21,8 @@ pub(crate) enum Outcome {
     Panicked,
     /// The handler was dropped before it returned.
     Dropped,
+    /// The handler returned an answer that has no room.
+    NoRoom,
 }
 
 /// A handler that has ended, and what counts of its request and its answer until the connection

@@ -9,8 +9,8 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use falco_core::RequestId;
 use falco_core::mux::{HeldBytes, SharedBudget};
-use falco_core::{Refusal, RequestId};
 use tokio::task::AbortHandle;
 use tracing::Span;
 
@@ -98,7 +98,7 @@ impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F>
         if let (Outcome::Answer(body), Some(held)) = (&outcome, &mut held)
             && !held.hold_answer(body.len())
         {
-            outcome = Outcome::Failed(Refusal::AnswerTooLarge.into());
+            outcome = Outcome::NoRoom;
         }
         this.control.finish(this.id, outcome, held);
         Poll::Ready(())

@@ -10,7 +10,7 @@ use crate::wire::ServerKeyRef;
 
 /// Why a handler has no answer.
 #[derive(Clone, Copy, Debug)]
-#[allow(clippy::exhaustive_enums, reason = "there is no fourth way to end without an answer")]
+#[allow(clippy::exhaustive_enums, reason = "there is no other way to end without an answer")]
 pub enum NoAnswer<'e> {
     /// It failed. The error itself stays on the server: with a [`Refusal`] a handler chooses what
     /// the client receives, and any other error is sent as [`Refusal::Failed`].
@@ -19,6 +19,9 @@ pub enum NoAnswer<'e> {
     Panicked,
     /// It was dropped before it returned.
     Dropped,
+    /// It returned an answer for which there was no room:
+    /// [`HeldBytes::hold_answer`](crate::mux::HeldBytes::hold_answer) returned `false`.
+    NoRoom,
 }
 
 impl NoAnswer<'_> {
@@ -29,6 +32,7 @@ impl NoAnswer<'_> {
             Self::Failed(_) | Self::Dropped if cancelled => Refusal::Cancelled,
             Self::Failed(error) => error.downcast_ref().copied().unwrap_or(Refusal::Failed),
             Self::Panicked | Self::Dropped => Refusal::Failed,
+            Self::NoRoom => Refusal::AnswerTooLarge,
         }
     }
 }

@@ -75,6 +75,7 @@ impl<H: Handler> Connection<H> {
             }
             // Without a cancellation, the runtime shuts down, or it was aborted from elsewhere.
             Outcome::Dropped => Err(NoAnswer::Dropped),
+            Outcome::NoRoom => Err(NoAnswer::NoRoom),
         };
         let failure = result.as_ref().err().copied();
         let handled = match &open {
@@ -107,7 +108,10 @@ impl<H: Handler> Connection<H> {
             }
             Err(error) => {
                 counters.refusals.add(1);
-                if error == RequestError::Refused(Refusal::AnswerTooLarge) {
+                // A handler may choose this refusal, too.
+                if error == RequestError::Refused(Refusal::AnswerTooLarge)
+                    && !matches!(failure, Some(NoAnswer::Failed(_)))
+                {
                     warn_limited!(
                         warnings.too_large,
                         request = number,
@@ -124,7 +128,7 @@ impl<H: Handler> Connection<H> {
                             let error = "the handler returned before its answer was finished";
                             warn_limited!(warnings.failed, request = number, error, "the handler failed");
                         }
-                        Some(NoAnswer::Panicked | NoAnswer::Dropped) => {}
+                        Some(NoAnswer::Panicked | NoAnswer::Dropped | NoAnswer::NoRoom) => {}
                     }
                 }
             }
