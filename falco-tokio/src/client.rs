@@ -166,7 +166,7 @@ impl Client {
         // The handshake has its own limit.
         if let Event::Ended(end) = core::future::poll_fn(|cx| {
             connection.begin_turn(env.clock.now());
-            connection.poll(cx)
+            connection.poll(cx, None)
         })
         .await
         {

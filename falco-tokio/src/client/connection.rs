@@ -5,8 +5,10 @@ mod exchange;
 mod streams;
 
 use core::fmt;
+use core::panic::AssertUnwindSafe;
 use core::task::{Context, Poll, ready};
 use std::io;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,9 +18,10 @@ use falco_core::{ClientConnection, ConnectionError, EntropyError, Fate, wipe_sta
 use tokio::time::Instant;
 use tracing::debug;
 
+use self::exchange::Pause;
 use super::call::{Call, Ping, PingTo, Returned, Waiter, fail};
 use super::env::{Env, OwnKey};
-use super::panics::catch_panic;
+use super::panics::panicked;
 use crate::line::{Line, sealed};
 use crate::metrics::Up;
 use crate::socket::Socket;
@@ -208,7 +211,7 @@ impl Connection {
         self.is_established() && self.mux.is_quiet(self.received, self.now)
     }
 
-    /// Polls the connection as [`poll`](Self::poll) does, but reads the socket itself first: the
+    /// Drives the connection as [`poll`](Self::poll) does, but reads the socket itself first: the
     /// runtime may not have been notified of what is in it. If nothing is, and nothing else is left
     /// to do, this returns `Pending` and no task is woken later.
     pub(super) fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -223,7 +226,7 @@ impl Connection {
             }
             _ => self.reads_directly = true,
         }
-        self.poll_after(cx, early)
+        self.poll(cx, early)
     }
 
     /// Reads, writes and applies deadlines until there is something to report. It is not inlined,
@@ -243,10 +246,27 @@ impl Connection {
             settled = 0;
         }
         loop {
-            let (total, all, mut moved) = match self.exchange(cx, core::mem::take(&mut settled)) {
-                Ok(exchanged) => exchanged,
-                Err(event) => return Poll::Ready(event),
+            let total = match usize::try_from(core::mem::take(&mut settled)) {
+                Ok(total @ 1..) => total,
+                _ => match self.receive() {
+                    Pause::Report(event) => return Poll::Ready(event),
+                    Pause::Read(total) => total,
+                },
             };
+            self.pump_writable();
+            let wrote = match self.write(cx) {
+                Ok(wrote) => wrote,
+                Err(error) => return Poll::Ready(self.read_remaining(cx, error)),
+            };
+            // Another round does nothing if all is written and more bytes are needed.
+            let mut moved = (wrote.some && !wrote.all) || self.pump_writable();
+            if let Some(end) = self.mux.end() {
+                return Poll::Ready(Event::Ended(Ok(end)));
+            }
+            // The connection may have closed because it has no request ids left.
+            if let Some(event) = self.poll_closing() {
+                return Poll::Ready(event);
+            }
             let mut read = false;
             let polled = match early.take() {
                 Some(read) => Poll::Ready(read),
@@ -291,7 +311,7 @@ impl Connection {
             let deadline = deadline.map(|deadline| self.env.clock.at(deadline));
             let wakes_at = [deadline, self.wakes_at].into_iter().flatten().min();
             if self.timer.poll(cx, wakes_at).is_pending() {
-                if all && self.is_open() {
+                if wrote.all && self.is_open() {
                     self.settled = u32::try_from(total).unwrap_or(0);
                 }
                 return Poll::Pending;
@@ -304,18 +324,14 @@ impl Connection {
     }
 
     /// Drives the connection. After [`Event::Ended`], poll it until it [is
-    /// closed](Self::is_closed).
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        self.poll_after(cx, None)
-    }
-
-    fn poll_after(&mut self, cx: &mut Context<'_>, mut early: Option<io::Result<usize>>) -> Poll<Event> {
+    /// closed](Self::is_closed). `early` is a read of this turn, if there was one.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, mut early: Option<io::Result<usize>>) -> Poll<Event> {
         loop {
             match self.stage {
                 Stage::Open => {
-                    let ran = catch_panic(|| self.run(cx, early.take()));
+                    let ran = catch_unwind(AssertUnwindSafe(|| self.run(cx, early.take())));
                     wipe_stack();
-                    let event = ready!(ran.unwrap_or_else(|panicked| Poll::Ready(Event::Ended(Err(panicked)))));
+                    let event = ready!(ran.unwrap_or_else(|_| Poll::Ready(Event::Ended(Err(panicked())))));
                     if let Event::Ended(end) = &event {
                         debug!(server = %self.env.servers.dial(self.server), end = %End(end), "ended");
                         self.stage = match end {
@@ -330,10 +346,11 @@ impl Connection {
                     let (mux, now) = (&mut self.mux, self.now);
                     let seal = |out: &mut [u8]| sealed(mux.seal(now, out, fail));
                     let times = (self.env.clock, &mut self.timer);
-                    let polled = catch_panic(|| self.line.poll_end(cx, &mut ending, times, self.eof, seal));
+                    let end = || self.line.poll_end(cx, &mut ending, times, self.eof, seal);
+                    let polled = catch_unwind(AssertUnwindSafe(end));
                     wipe_stack();
                     self.stage = Stage::Ending(ending);
-                    let _ = ready!(polled.unwrap_or_else(|panicked| Poll::Ready(Err(panicked))));
+                    let _ = ready!(polled.unwrap_or_else(|_| Poll::Ready(Err(panicked()))));
                     self.stage = Stage::Closed;
                 }
                 Stage::Closed => return Poll::Pending,

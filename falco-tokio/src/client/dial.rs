@@ -2,10 +2,12 @@
 
 use core::fmt;
 use core::future::{Future, poll_fn};
+use core::panic::AssertUnwindSafe;
 use core::pin::Pin;
 use core::task::Poll;
 use core::time::Duration;
 use std::io;
+use std::panic::catch_unwind;
 #[cfg(unix)]
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -15,7 +17,7 @@ use falco_core::Fate;
 use tokio::net::UnixStream;
 
 use super::addresses;
-use super::panics::catch_panic;
+use super::panics::panicked;
 use crate::error::Error;
 use crate::socket::{Socket, Stream};
 
@@ -63,11 +65,12 @@ impl Dial {
                 Box::pin(async move { Ok(Socket::Unix(connect_unix(&path).await?)) })
             }
             Self::With(dial) => {
-                let dialing = catch_panic(dial);
+                let dialing = catch_unwind(AssertUnwindSafe(dial)).map_err(|_| panicked());
                 Box::pin(async move {
                     let mut dialing = dialing?;
                     let polled = poll_fn(|cx| {
-                        catch_panic(|| dialing.as_mut().poll(cx)).unwrap_or_else(|panicked| Poll::Ready(Err(panicked)))
+                        let polled = catch_unwind(AssertUnwindSafe(|| dialing.as_mut().poll(cx)));
+                        polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
                     });
                     Ok(Socket::Other(polled.await?))
                 })

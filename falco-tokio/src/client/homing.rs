@@ -60,7 +60,7 @@ async fn connect(env: &Arc<Env>, server: usize) -> Option<Connection> {
     let mut connection = Connection::new(socket, env, env.key(), server).ok()?;
     let event = core::future::poll_fn(|cx| {
         connection.begin_turn(env.clock.now());
-        connection.poll(cx)
+        connection.poll(cx, None)
     });
     match event.await {
         Event::Established => {

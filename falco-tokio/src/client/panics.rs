@@ -1,12 +1,10 @@
-//! Panics of the user's code.
+//! Panics of the user's code: of a stream, a connect function or a waker. One ends a connection or
+//! an attempt at most, and the slot goes on. What has panicked is not used again, except to be
+//! dropped.
 
-use core::panic::AssertUnwindSafe;
 use std::io;
-use std::panic::catch_unwind;
 
-/// Runs code of the user's stream, connect function or waker. A panic there ends one connection or
-/// one attempt at most: the slot goes on.
-pub(super) fn catch_panic<T>(run: impl FnOnce() -> T) -> io::Result<T> {
-    // What has panicked is not used again, except to be dropped.
-    catch_unwind(AssertUnwindSafe(run)).map_err(|_| io::Error::other("the stream panicked"))
+/// The error of a connection or an attempt that has panicked.
+pub(super) fn panicked() -> io::Error {
+    io::Error::other("the stream panicked")
 }

@@ -402,7 +402,7 @@ impl Slot {
             }
             // The current connection, or the timer of the slot, has the time limits.
             connection.wakes_at = None;
-            let polled = connection.poll(cx);
+            let polled = connection.poll(cx, None);
             let returned = core::mem::take(&mut connection.returned);
             let closed = connection.is_closed();
             self.take_back(returned);
@@ -446,7 +446,9 @@ impl Future for Slot {
                 continue;
             }
             this.hand_over();
-            let changed = this.poll_current(cx, Connection::poll).is_ready();
+            let changed = this
+                .poll_current(cx, |connection, cx| connection.poll(cx, None))
+                .is_ready();
             if this.closing
                 && this.old.is_empty()
                 && matches!(this.current, Current::None)

@@ -197,10 +197,24 @@ impl<H: Handler> Connection<H> {
         let mut settled = usize::try_from(core::mem::take(&mut self.settled)).unwrap_or(0);
         loop {
             let (pause, all, mut moved) = match core::mem::take(&mut settled) {
-                0 => match self.exchange(cx)? {
-                    (Pause::End(end), ..) => return Poll::Ready(Ok(end)),
-                    exchanged => exchanged,
-                },
+                0 => {
+                    let pause = self.receive(cx);
+                    if let Pause::End(end) = pause {
+                        return Poll::Ready(Ok(end));
+                    }
+                    self.note_closing();
+                    self.pump_writable();
+                    let wrote = self.write(cx)?;
+                    // If all is written and more bytes are needed, another round does nothing. The
+                    // exception: sealing may have made room, so that a deferred request can reach
+                    // its handler.
+                    let waits = wrote.all && matches!(pause, Pause::Read(_));
+                    let moved = (wrote.some && !waits) || self.mux.has_request() || self.pump_writable();
+                    if let Some(end) = self.mux.connection().end() {
+                        return Poll::Ready(Ok(end));
+                    }
+                    (pause, wrote.all, moved)
+                }
                 total => (Pause::Read(total), true, true),
             };
             let mut read = false;

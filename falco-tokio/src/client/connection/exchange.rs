@@ -15,7 +15,7 @@ use crate::line::{Wrote, sealed};
 use crate::metrics::Up;
 
 /// Why no more steps can be taken from the unread bytes.
-enum Pause {
+pub(super) enum Pause {
     /// More bytes are needed: this many in all.
     Read(usize),
     Report(Event),
@@ -24,7 +24,7 @@ enum Pause {
 impl Connection {
     /// Processes the unread bytes.
     #[allow(clippy::wildcard_enum_match_arm, reason = "no request is open, and no answer")]
-    fn receive(&mut self) -> Pause {
+    pub(super) fn receive(&mut self) -> Pause {
         let now = self.now;
         loop {
             let step = match self.mux.recv(now, self.line.unread()) {
@@ -100,7 +100,7 @@ impl Connection {
     }
 
     /// Seals and writes until the stream accepts no more, or this turn's limit is reached.
-    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
+    pub(super) fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
         if self.line.is_clear() && self.mux.all_sealed() {
             return Ok(Wrote::NOTHING);
         }
@@ -129,7 +129,7 @@ impl Connection {
     }
 
     /// A write has failed with `error`. Processes what the server had sent before.
-    fn read_remaining(&mut self, cx: &mut Context<'_>, error: io::Error) -> Event {
+    pub(super) fn read_remaining(&mut self, cx: &mut Context<'_>, error: io::Error) -> Event {
         self.reads_directly = true;
         loop {
             let total = match self.receive() {
@@ -145,34 +145,6 @@ impl Connection {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) | Poll::Pending => return Event::Ended(Err(error)),
             }
-        }
-    }
-
-    /// Processes the unread bytes, unless these are `settled`, and writes. Returns how many unread
-    /// bytes are needed in all, whether all is written, and whether there is more to process or to
-    /// write.
-    pub(super) fn exchange(&mut self, cx: &mut Context<'_>, settled: u32) -> Result<(usize, bool, bool), Event> {
-        let total = match usize::try_from(settled) {
-            Ok(total @ 1..) => total,
-            _ => match self.receive() {
-                Pause::Report(event) => return Err(event),
-                Pause::Read(total) => total,
-            },
-        };
-        self.pump_writable();
-        let wrote = match self.write(cx) {
-            Ok(wrote) => wrote,
-            Err(error) => return Err(self.read_remaining(cx, error)),
-        };
-        // Another round does nothing if all is written and more bytes are needed.
-        let moved = (wrote.some && !wrote.all) || self.pump_writable();
-        if let Some(end) = self.mux.end() {
-            return Err(Event::Ended(Ok(end)));
-        }
-        // The connection may have closed because it has no request ids left.
-        match self.poll_closing() {
-            Some(event) => Err(event),
-            None => Ok((total, wrote.all, moved)),
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) enum Pause {
 
 impl<H: Handler> Connection<H> {
     /// Processes the unread bytes.
-    fn receive(&mut self, cx: &mut Context<'_>) -> Pause {
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>) -> Pause {
         loop {
             // This check comes first, because output that remains only because the turn is over is
             // no reason to wait.
@@ -126,7 +126,7 @@ impl<H: Handler> Connection<H> {
 
     /// Seals and writes until the stream accepts no more, or this turn's limit is reached. If that
     /// lets a request reach its handler, it counts as if something was written.
-    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
+    pub(super) fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
         let waited = !self.mux.may_read();
         let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
         let sent = &self.service.counters.metrics.sent;
@@ -150,23 +150,5 @@ impl<H: Handler> Connection<H> {
         }
         wrote.some |= waited && self.mux.may_read();
         Ok(wrote)
-    }
-
-    /// Processes the unread bytes and writes. Returns why no more are processed, whether all is
-    /// written, and whether there is more to process or to write.
-    pub(super) fn exchange(&mut self, cx: &mut Context<'_>) -> io::Result<(Pause, bool, bool)> {
-        let pause = self.receive(cx);
-        if let Pause::End(_) = pause {
-            return Ok((pause, false, false));
-        }
-        self.note_closing();
-        self.pump_writable();
-        let wrote = self.write(cx)?;
-        // If all is written and more bytes are needed, another round does nothing. The exception:
-        // sealing may have made room, so that a deferred request can reach its handler.
-        let waits = wrote.all && matches!(pause, Pause::Read(_));
-        let moved = (wrote.some && !waits) || self.mux.has_request() || self.pump_writable();
-        let pause = self.mux.connection().end().map_or(pause, Pause::End);
-        Ok((pause, wrote.all, moved))
     }
 }
