@@ -275,7 +275,7 @@ impl<S> fmt::Debug for RecvBuf<S> {
 /// How far the storage may grow in one step, however few bytes have arrived: enough for a hello.
 const FIRST_STEP: usize = 160;
 
-/// To so many bytes [`RecvBuf::shrink`] shrinks the storage, if fewer are unread.
+/// [`RecvBuf::shrink`] reduces the storage to this size, if fewer bytes are unread.
 const SHRUNK: usize = 64 << 10;
 
 /// The storage cannot hold a record or message that the settings allow. Make the storage larger, or

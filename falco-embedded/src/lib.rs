@@ -9,8 +9,8 @@
 //! Each connection runs one request at a time. For concurrent requests use
 //! [`falco_core::Connection`].
 //!
-//! With the feature `streams`, a client can subscribe: a service then sends what it has, whenever
-//! that is, and the device reads it in pieces into fixed memory. See `Client::subscribe`.
+//! With the feature `streams`, a client can subscribe: a service then sends data at any time, and
+//! the device reads it in pieces into fixed memory. See `Client::subscribe`.
 //!
 //! You provide fixed-size buffers for input, output, the request and the answer; the crate uses no
 //! other memory than these and the stack. This crate's README lists the sizes, and

@@ -118,7 +118,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     println!("9. A client with another key. Its hello does not decrypt, so the server ends the stream without a byte.");
     let stranger = Client::builder(generate_key()?).context("words").settings(settings);
-    let error = stranger.connect(tap.address()).err().ok_or("another key was let in")?;
+    let error = stranger
+        .connect(tap.address())
+        .err()
+        .ok_or("another key was accepted")?;
     println!("   [client]            {error}");
     let refused = matches!(
         error,

@@ -153,7 +153,7 @@ impl fmt::Display for Error {
             Self::Request(error) => error.fmt(f),
             Self::Connection { end, .. } => write!(f, "the connection ended: {end}"),
             Self::Io { doing, source, .. } => write!(f, "{doing}: {source}"),
-            Self::TimedOut { doing, limit, .. } => write!(f, "{doing}: not done within {limit:?}"),
+            Self::TimedOut { doing, limit, .. } => write!(f, "{doing}: timed out after {limit:?}"),
             Self::Entropy(error) => error.fmt(f),
             Self::Setup(error) => error.fmt(f),
             Self::Settings(error) => error.fmt(f),

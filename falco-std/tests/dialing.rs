@@ -232,7 +232,7 @@ fn a_refused_connection_is_retried_if_the_client_was_let_in_before() {
             assert_eq!(answer.expect("the proxy is back"), b"hello");
         }
 
-        // A client that was never let in fails at once.
+        // A client that was never admitted fails at once.
         proxy.leave();
         let start = Instant::now();
         let error = builder().connect(proxy.address).expect_err("it is turned away");

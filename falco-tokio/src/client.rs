@@ -150,7 +150,7 @@ impl Client {
         }
         let mut entropy = env.entropy.clone();
         let keys = Arc::new(env.key().keys.with_key(key, &mut entropy)?);
-        // One server is enough to know that the key is accepted: a server that is reached.
+        // It is enough that one reachable server accepts the key.
         let now = env.clock.now();
         let connected = self.inner.slots.iter().find(|slot| slot.is_connected());
         let server = connected.map_or_else(

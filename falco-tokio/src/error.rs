@@ -163,7 +163,7 @@ impl fmt::Display for Error {
             Self::Request(error) => error.fmt(f),
             Self::Connection { end, .. } => write!(f, "the connection ended: {end}"),
             Self::Io { doing, source, .. } => write!(f, "{doing}: {source}"),
-            Self::TimedOut { doing, limit, .. } => write!(f, "{doing}: not done within {limit:?}"),
+            Self::TimedOut { doing, limit, .. } => write!(f, "{doing}: timed out after {limit:?}"),
             Self::Stopped => f.write_str("the other side takes nothing more of this body"),
             Self::Cancelled => f.write_str("the client has cancelled the request"),
             Self::Closed => f.write_str("the client is closed"),

@@ -161,7 +161,7 @@ impl Client for OnThreads {
 /// What becomes of a request at this line.
 fn walk<C: Client>(line: &Line<'_>, event: Event) -> (String, String) {
     let admitted = match line.before {
-        "let in" => true,
+        "admitted" => true,
         "never" => false,
         other => panic!("{other} is neither"),
     };
@@ -170,9 +170,9 @@ fn walk<C: Client>(line: &Line<'_>, event: Event) -> (String, String) {
         Ok(client) => client,
         Err(error) => return told(Err(error)),
     };
-    assert!(admitted, "it was let in at once: {line:?}");
+    assert!(admitted, "it was admitted at once: {line:?}");
     if !event.is_of_first_connection() {
-        assert_eq!(client.request(b"let in".to_vec()).unwrap(), b"let in");
+        assert_eq!(client.request(b"admitted".to_vec()).unwrap(), b"admitted");
         server.end_first();
     }
     let began = std::time::Instant::now();

@@ -14,8 +14,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// [`Part`](crate::ServerEvent::Part) brought, when it is out of memory and not before; bytes
     /// beyond what has arrived do not count.
     ///
-    /// The peer is told once half a window has been taken. Set `waits`, which needs no `bytes`, if
-    /// you want more of the body and have nothing left of it: then it is told at once. The CREDIT
+    /// The credit is sent once half a window has been taken. With `waits`, it is sent at once: set
+    /// it when you have nothing left of the body and want more. `bytes` may be 0. The CREDIT frame
     /// is pending output.
     ///
     /// Does nothing if no such body is open any more, or its request was cancelled.

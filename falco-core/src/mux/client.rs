@@ -302,7 +302,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 if let Some(step) = self.answer_part(consumed, id, body, last) {
                     return step;
                 }
-                // This fails for a cancelled request, of whose answer nothing is kept.
+                // This fails for a cancelled request, because its answer is discarded.
                 let _ = self.parts.part(id, body);
                 if !last {
                     return skip;

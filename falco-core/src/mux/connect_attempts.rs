@@ -11,7 +11,7 @@ use crate::time::{Instant, Span};
 /// it has served a request.
 const SHORT_LIVED: Span = Span::from_millis_const(1_000);
 
-/// Whether a client was let in under its key: it has completed a handshake, and no server has
+/// Whether a client was admitted under its key: it has completed a handshake, and no server has
 /// reported since that the key is retired. A client has one of these for each key, which its
 /// connections share.
 #[derive(Debug, Default)]
@@ -117,7 +117,7 @@ pub enum NextAttempt {
 ///   pings that wait for a connection fail as closed and not processed.
 ///
 /// A refused handshake does not prove that the key is wrong: a proxy whose server restarts and a
-/// server that is full or flooded end the connection in the same way. If the client was let in
+/// server that is full or flooded end the connection in the same way. If the client was admitted
 /// before, such a temporary cause is more likely than a wrong key.
 ///
 /// ```

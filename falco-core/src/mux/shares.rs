@@ -4,12 +4,13 @@ use alloc::collections::BTreeMap;
 
 use crate::message::KeyId;
 
-/// A key has at most so many times what it leaves.
+/// A key may hold at most this many times what is left for the others.
 const TIMES: usize = 8;
 
 /// How much each key has taken of something that a server has for all of its clients. If the server
-/// has [several](Self::divide) keys, one of them takes at most eight times what it leaves, so that
-/// others find a ninth of it. A key that has nothing may take what there is.
+/// has [several](Self::divide) keys, a key may take at most eight ninths of what the others have
+/// not taken, so that a ninth of that is left for them. A key that has nothing may take all that is
+/// left.
 #[derive(Clone, Debug, Default)]
 pub struct KeyShares {
     /// Only keys that have something, so no more than a server has keys.

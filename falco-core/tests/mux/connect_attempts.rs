@@ -99,7 +99,7 @@ fn a_client_whose_key_is_retired_is_not_let_in_any_more() {
             "{attempt}"
         );
     }
-    // A server that has the key lets it in again.
+    // A server that has the key admits it again.
     attempts.established(&admitted, NOW);
     attempts.lost(history(true, false), None, &admitted, NOW, longest);
     for attempt in 1..=Admitted::MAX_REFUSED {

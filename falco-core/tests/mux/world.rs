@@ -126,7 +126,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                 self.cancelled.insert(ticket);
                 assert!(self.client.outstanding() > 0 || !self.client.has_unsent());
             }
-            None => assert!(self.book.ended.contains(&ticket), "{ticket} has had its end"),
+            None => assert!(self.book.ended.contains(&ticket), "{ticket} has completed"),
         }
     }
 

@@ -217,7 +217,7 @@ impl Connector {
         drop(state);
         let keys = Arc::new(old.with_key(key, &mut self.config.entropy.clone())?);
         drop(old);
-        // One server is enough to know that the key is accepted: one that is reached.
+        // It is enough that one reachable server accepts the key.
         let state = self.lock();
         let open = state.current.as_ref().is_some_and(|connection| connection.is_open());
         let next = state.servers.next(self.config.home, 0, self.clock.now());
@@ -294,7 +294,7 @@ impl Connector {
     fn begin(self: &Arc<Self>, state: &mut State) {
         state.dialing = true;
         self.counters.attempts.add(1);
-        // If all servers are left alone, the own one is tried.
+        // If the client backs off from all servers, it tries the home server.
         let (home, count) = (self.config.home, self.config.dials.len());
         let next = state.servers.next(home, state.tried, self.clock.now());
         (state.server, state.tried) = next.unwrap_or((home, count));

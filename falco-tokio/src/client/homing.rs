@@ -1,5 +1,5 @@
-//! Connections of a client with several servers return to their own server once it can be reached
-//! again.
+//! Connections of a client with several servers return to their home server once it can be
+//! reached again.
 
 use core::time::Duration;
 use std::sync::{Arc, Weak};
@@ -8,7 +8,7 @@ use super::connection::{Connection, Event};
 use super::env::Env;
 use super::shared::{Order, Shared};
 
-/// How often connections that are not at their own server try to return to it. Each time is random
+/// How often connections that are not at their home server try to return to it. Each time is random
 /// between half of this and all of it.
 const INTERVAL: Duration = Duration::from_secs(5);
 

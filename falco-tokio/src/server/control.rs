@@ -223,7 +223,8 @@ impl Control {
         self.until(State::is_closing).await;
     }
 
-    /// Waits until a condition holds, of whose change [`State::notify_changed`] notifies.
+    /// Waits until `holds` returns true. [`State::notify_changed`] wakes it when that may have
+    /// changed.
     async fn until(&self, holds: impl Fn(&State) -> bool) {
         loop {
             let changed = {

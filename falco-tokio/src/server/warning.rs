@@ -1,5 +1,5 @@
-//! Warnings that a client can cause at will. Of each kind so many per interval are logged, with the
-//! number of those left out.
+//! Warnings that a client can cause at will. Each kind is rate-limited; a warning reports how many
+//! were suppressed.
 
 use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -83,7 +83,7 @@ fn standard_error_of_commands_does_not_fill_the_log() {
     let ended = server.stop();
     let seconds = began.elapsed().as_secs() + 2;
     let mut left_out = 0;
-    for line in ended.err.lines().filter(|line| line.contains("left out here")) {
+    for line in ended.err.lines().filter(|line| line.contains("suppressed; -v")) {
         let (_, count) = line.split_once("standard error of commands: ").unwrap();
         left_out += count.split(' ').next().unwrap().parse::<u64>().unwrap();
     }
@@ -130,7 +130,7 @@ fn the_rate_of_warnings_is_limited_and_the_others_are_counted() {
             left_out += count.split_whitespace().next().unwrap().parse::<u64>().unwrap();
         }
         match line.split_once("the handler failed: ") {
-            Some((_, count)) if count.contains("left out here") => {
+            Some((_, count)) if count.contains("suppressed; -v") => {
                 left_out += count.split(' ').next().unwrap().parse::<u64>().unwrap();
             }
             Some((_, count)) if count.contains("more often than") => {}

@@ -107,7 +107,7 @@ fn an_error_of_a_key_describes_its_text() {
     for (name, part) in [
         (parent.as_str(), "Is a directory"),
         (&missing, "falco keygen --out"),
-        (&file(""), "nothing in it"),
+        (&file(""), "it is empty"),
         (&file(almost), "63 hexadecimal digits"),
         (&file(&format!("{almost}g")), "not all of them hexadecimal"),
         (&file(&format!("FALCO_KEY={KEY}")), "a name before the key"),

@@ -135,7 +135,7 @@ impl Event {
 }
 
 /// The server: its first connection serves, the second is the one of the event, the next ones
-/// serve. A client that is never let in meets the event at once.
+/// serve. A client that is never admitted meets the event at once.
 pub(crate) struct Scripted {
     pub(crate) address: SocketAddr,
     event: Event,
@@ -165,7 +165,7 @@ impl Scripted {
             .unwrap()
     }
 
-    /// Ends the connection on which the client was let in, and waits until it has.
+    /// Ends the connection on which the client was admitted, and waits until it has.
     pub(crate) fn end_first(&self) {
         self.ends.store(true, Ordering::Relaxed);
         while self.ends.load(Ordering::Relaxed) {

@@ -57,8 +57,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn refuse(&mut self, id: RequestId, refusal: Refusal) {
         self.parts.forget(id);
         self.deferred.remove(id);
-        // Only then all answers are searched, so that many refusals beside many answers take little
-        // time.
+        // Search the answers only if this one is queued: otherwise many refusals would be slow.
         let is_answered = self.held.is_answered(id);
         self.release(id);
         #[cfg(feature = "streams")]

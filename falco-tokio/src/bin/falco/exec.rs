@@ -92,7 +92,7 @@ impl Exec {
         // A command that takes longer is dropped, which kills it.
         timeout(limit, self.run(message, variables)).await.unwrap_or_else(|_| {
             let program = self.program.display();
-            Err(format!("{program}: still running after {limit:?} (--exec-timeout), and was killed").into())
+            Err(format!("{program}: killed: still running after {limit:?} (--exec-timeout)").into())
         })
     }
 
@@ -179,7 +179,7 @@ impl Exec {
             if u32::try_from(answer.len()).map_or(true, |length| length > limit) {
                 tracing::warn!(
                     limit,
-                    "the command wrote more than --max-message, and was killed: the request is refused"
+                    "the command was killed: it wrote more than --max-message, and the request is refused"
                 );
                 return Err(Refusal::AnswerTooLarge.into());
             }

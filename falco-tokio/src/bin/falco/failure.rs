@@ -188,7 +188,7 @@ impl fmt::Display for Cause<'_> {
             ..
         } = self.0
         {
-            write!(f, "not done within {limit:?}")
+            write!(f, "timed out after {limit:?}")
         } else {
             self.0.fmt(f)
         }

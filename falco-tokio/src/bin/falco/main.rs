@@ -1,5 +1,5 @@
-//! The tool `falco`: keys, a server, single requests, pings and measurements from a shell. Each
-//! command has a file of its own; this one parses the command line.
+//! The tool `falco`: keys, a server, a tunnel for TCP, single requests, pings and measurements from
+//! a shell. Each command has a file of its own; this one parses the command line.
 
 mod at_path;
 mod bench;
@@ -31,7 +31,8 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::failure::{Code, EXIT_CODES, Failure};
 
-/// Sends requests over encrypted connections between programs that share one 32-byte key.
+/// Sends requests, and tunnels TCP, over encrypted connections between programs that share one
+/// 32-byte key.
 ///
 /// A server answers each message of its clients. Both sides have the same key. A client without it
 /// is disconnected and receives nothing.
@@ -58,6 +59,8 @@ Examples:
   falco send localhost hello --key-file falco.key
   falco ping localhost --key-file falco.key
   falco bench localhost --key-file falco.key --connections 64
+  falco serve --key-file falco.key --forward 127.0.0.1:5432
+  falco forward --key-file falco.key --listen 127.0.0.1:5433 localhost
 
 `falco help COMMAND` describes a command in full, and `falco help exit-codes` lists the exit codes.";
 

@@ -88,8 +88,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NETWORK", value_parser = values::network)]
     trust_proxy: Vec<(IpAddr, u8)>,
     /// How old a connection gets, give or take a tenth, before its client has to move to a new one,
-    /// which a load balancer may lead to another server. No request fails because of that which
-    /// takes less than --lifetime; a connection of --forward that lasts longer is cut off
+    /// which a load balancer may lead to another server. Requests that take less than
+    /// --lifetime are not affected; a connection of --forward that lasts longer is cut off
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     max_connection_age: Option<Duration>,
     /// How many requests of one connection may be in flight at once
@@ -133,7 +133,7 @@ pub(crate) struct Args {
     /// server's user cannot read.
     ///
     /// The server does not start if there is no such program that it may run. If the command cannot
-    /// be started later, its request was not processed, and the client is told so.
+    /// be started later, its request was not processed, and the client receives that error.
     ///
     /// The answer is sent when the command has ended. A process that the command leaves running
     /// must close its standard streams, as with `job </dev/null >/dev/null 2>&1 &`. If a process

@@ -74,7 +74,9 @@ impl FromStr for Servers {
         }
         let names = text.split(',').map(|name| match name.parse()? {
             Address::Tcp(name) => Ok(name),
-            Address::Unix(_) => Err("several servers are HOST:PORT,HOST:PORT: a Unix socket stands alone".to_owned()),
+            Address::Unix(_) => {
+                Err("a list of servers is HOST:PORT,HOST:PORT and cannot contain a Unix socket".to_owned())
+            }
         });
         names.collect::<Result<_, String>>().map(Self::Any)
     }
@@ -165,7 +167,7 @@ pub(crate) fn size(text: &str) -> Result<u32, String> {
         .parse()
         .map_err(|_| "a size is a number of bytes, such as 512, 64K or 16M".to_owned())?;
     let bytes = number.checked_mul(unit).and_then(|bytes| u32::try_from(bytes).ok());
-    bytes.ok_or_else(|| format!("a message has at most {} bytes", u32::MAX))
+    bytes.ok_or_else(|| format!("a size is at most {} bytes", u32::MAX))
 }
 
 /// A number of bytes that may wait, at least 1 KiB.

@@ -49,7 +49,7 @@ impl Slot {
             NextAttempt::Now => {}
         }
         self.env.counters.attempts.add(1);
-        // If all servers are left alone, the own one is tried.
+        // If the client backs off from all servers, it tries the home server.
         let next = self.env.servers.next(self.home, self.tried, now);
         (self.server, self.tried) = next.unwrap_or((self.home, self.env.servers.len()));
         let dialing = self

@@ -14,8 +14,8 @@ use crate::time::Instant;
 use crate::wire::ClientKeyRef;
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
-    /// Seals requests and open requests. The two kinds go first in turns, for one output each. So
-    /// many of one kind hold up those of the other for one output at most.
+    /// Seals requests and open requests. The two kinds take turns at going first, one output each.
+    /// So a long queue of one kind delays the other by at most one output.
     pub(in super::super) fn seal_with_streams(
         &mut self,
         now: Instant,
@@ -82,9 +82,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         unbegun.map(|(ticket, open)| (*ticket, &open.waiter))
     }
 
-    /// Takes out the open requests of which nothing was sent, in the order of their tickets,
-    /// although the connection may be open: [`take_unbegun`](Self::take_unbegun) does not return
-    /// them. Call both.
+    /// Takes out the open requests of which nothing was sent, in the order of their tickets. The
+    /// connection may still be open. [`take_unbegun`](Self::take_unbegun) returns only other
+    /// requests: call both.
     pub fn take_unbegun_open(&mut self) -> Vec<OpenCall<B, W>> {
         let Some(streams) = &mut self.streams else {
             return Vec::new();

@@ -37,7 +37,7 @@ impl Exec {
             ended = talk(&mut running, (&mut to, body), (from, answer), &activity) => ended?,
             () = activity.silent_for(limit) => {
                 let program = self.program.display();
-                return Err(format!("{program}: nothing read or written for {limit:?} (--exec-timeout), and was killed").into());
+                return Err(format!("{program}: killed: nothing read or written for {limit:?} (--exec-timeout)").into());
             }
         }
         Ok(())

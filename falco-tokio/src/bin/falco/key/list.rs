@@ -67,7 +67,7 @@ impl KeyList {
                 && one.key.id() == other.key.id()
             {
                 let (id, first, second) = (one.key.id(), first.display(), second.display());
-                let error = format!("the key with the id {id} is in {first} and in {second}");
+                let error = format!("key {id} is in {first} and in {second}");
                 return Err(Failure::new(Code::Key, error));
             }
         }

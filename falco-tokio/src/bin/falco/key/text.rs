@@ -38,12 +38,12 @@ enum Line {
 pub(super) fn parse(text: &[u8]) -> Result<LabeledKey, String> {
     let KeyText { mut keys, revoked } = parse_all(text)?;
     if !revoked.is_empty() {
-        return Err("a key in it is revoked, and only `falco serve` takes such a line".to_owned());
+        return Err("it has a revoked key; only `falco serve` takes such a line".to_owned());
     }
     match keys.pop() {
         Some(only) if keys.is_empty() => Ok(only),
         _ => Err(format!(
-            "this is more than one key ({}), and only `falco serve` takes several",
+            "it has more than one key ({}); only `falco serve` takes several",
             keys.len() + 1
         )),
     }
@@ -53,7 +53,7 @@ pub(super) fn parse(text: &[u8]) -> Result<LabeledKey, String> {
 /// least one key, or one that is revoked.
 pub(super) fn parse_all(text: &[u8]) -> Result<KeyText, String> {
     if text.len() >= LONGEST {
-        return Err(format!("this is {LONGEST} bytes or more, {WANTED}"));
+        return Err(format!("it has {LONGEST} bytes or more; {WANTED}"));
     }
     let narrow = match text {
         [0xef, 0xbb, 0xbf, rest @ ..] => Zeroizing::new(rest.to_vec()),
@@ -91,7 +91,7 @@ pub(super) fn parse_all(text: &[u8]) -> Result<KeyText, String> {
     ids.sort_unstable();
     let twice = ids.windows(2).find(|pair| matches!(pair, [one, other] if one == other));
     match twice.and_then(<[_]>::first) {
-        Some(twice) => Err(format!("the key with the id {twice} is in it twice")),
+        Some(twice) => Err(format!("key {twice} is listed twice")),
         None => Ok(found),
     }
 }
@@ -109,7 +109,7 @@ fn parse_revoked(line: &[u8]) -> Result<String, String> {
     if word.len() == 16 && word.iter().all(u8::is_ascii_hexdigit) {
         return Ok(String::from_utf8_lossy(word).to_lowercase());
     }
-    let no_id = "after the word `revoked` comes the id of a key, which has 16 hexadecimal digits, or the key";
+    let no_id = "after the word `revoked`, write the id of a key (16 hexadecimal digits) or the key";
     let key = parse_key(line).map_err(|_| no_id.to_owned())?;
     Ok(key.key.id().to_string())
 }
@@ -146,14 +146,14 @@ pub(crate) fn parse_label(text: &[u8]) -> Result<String, String> {
 
 /// Before a key that is revoked.
 const REVOKED: &[u8] = b"revoked";
-const WANTED: &str = "and a key is 64 hexadecimal digits, as `falco keygen` makes them";
+const WANTED: &str = "a key is 64 hexadecimal digits, as `falco keygen` makes them";
 
 /// Converts UTF-16 to ASCII. Other characters become one that is no digit.
 fn narrowed(text: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Zeroizing<Vec<u8>>, String> {
     let (pairs, rest) = text.as_chunks();
     if !rest.is_empty() {
         return Err(format!(
-            "this is UTF-16 that ends within a character: it may have been cut off, {WANTED}"
+            "it is UTF-16 that ends within a character, and may have been cut off; {WANTED}"
         ));
     }
     let narrow = |pair: &[u8; 2]| u8::try_from(unit(*pair)).unwrap_or(b'?');
@@ -167,28 +167,28 @@ fn describe(text: &[u8]) -> Option<String> {
     let are_digits = text.iter().all(u8::is_ascii_hexdigit);
     let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
     let what = match text {
-        [] => "there is nothing in it".to_owned(),
+        [] => "it is empty".to_owned(),
         _ if are_digits && length == 64 => return None,
-        _ if are_digits => format!("this has {}", counted(length, "hexadecimal digit")),
-        _ if text.contains(&0) => "this is binary, or UTF-16 without a byte order mark".to_owned(),
+        _ if are_digits => format!("it has {}", counted(length, "hexadecimal digit")),
+        _ if text.contains(&0) => "it is binary, or UTF-16 without a byte order mark".to_owned(),
         _ if !text.is_ascii() => {
             let bytes = counted(length, "byte");
-            format!("this has characters that are not ASCII, or is binary ({bytes})")
+            format!("it has characters that are not ASCII, or is binary ({bytes})")
         }
-        [b'"' | b'\'', ..] => "this is in quotation marks: remove them".to_owned(),
-        [b'0', b'x' | b'X', ..] => "this begins with 0x: remove that".to_owned(),
-        [b'-', b'-', ..] => "this is a key of another kind (PEM)".to_owned(),
-        _ if text.iter().any(u8::is_ascii_whitespace) => "this is more than one word".to_owned(),
+        [b'"' | b'\'', ..] => "it is in quotation marks: remove them".to_owned(),
+        [b'0', b'x' | b'X', ..] => "it begins with 0x: remove that".to_owned(),
+        [b'-', b'-', ..] => "it is a key of another kind (PEM)".to_owned(),
+        _ if text.iter().any(u8::is_ascii_whitespace) => "it has more than one word".to_owned(),
         _ if text.contains(&b'=') && length != 44 => {
-            "this has a name before the key, or something else with an equals sign".to_owned()
+            "it has a name before the key, or something else with an equals sign".to_owned()
         }
-        _ if length == 43 || length == 44 => "this looks like base64".to_owned(),
+        _ if length == 43 || length == 44 => "it looks like base64".to_owned(),
         _ => format!(
-            "this has {}, not all of them hexadecimal digits",
+            "it has {}, not all of them hexadecimal digits",
             counted(length, "character")
         ),
     };
-    Some(format!("{what}, {WANTED}"))
+    Some(format!("{what}; {WANTED}"))
 }
 
 #[cfg(test)]
@@ -213,7 +213,7 @@ mod tests {
             utf16(&marked, u16::to_le_bytes),
             utf16(&marked, u16::to_be_bytes),
         ] {
-            let key = parse(&text).expect("this is a key");
+            let key = parse(&text).expect("it is a key");
             let mut digits = [0; 64];
             assert_eq!(key.key.write_hex(&mut digits), DIGITS);
         }
@@ -240,10 +240,7 @@ mod tests {
 
     #[test]
     fn a_revoked_key_is_named_by_its_id_or_by_its_line() {
-        let id = Key::from_hex(DIGITS.as_bytes())
-            .expect("this is a key")
-            .id()
-            .to_string();
+        let id = Key::from_hex(DIGITS.as_bytes()).expect("it is a key").id().to_string();
         let other = "1".repeat(64);
         for revoked in [
             id.clone(),
@@ -264,27 +261,27 @@ mod tests {
         let mut cut = utf16(&format!("\u{feff}{DIGITS}"), u16::to_le_bytes);
         cut.pop();
         for (text, word) in [
-            ("".into(), "nothing in it"),
-            (" \r\n".into(), "nothing in it"),
-            (vec![0xef, 0xbb, 0xbf], "nothing in it"),
+            ("".into(), "it is empty"),
+            (" \r\n".into(), "it is empty"),
+            (vec![0xef, 0xbb, 0xbf], "it is empty"),
             (half.into(), "32 hexadecimal digits"),
-            ("a".into(), "1 hexadecimal digit,"),
+            ("a".into(), "1 hexadecimal digit;"),
             (format!("{DIGITS}{DIGITS}").into(), "128 hexadecimal digits"),
             (format!("{half}{}", "g".repeat(32)).into(), "64 characters, not all"),
             (format!("\"{DIGITS}\"").into(), "quotation marks"),
             (format!("0x{DIGITS}").into(), "0x"),
             (format!("FALCO_KEY={DIGITS}").into(), "a name before"),
-            (format!("{DIGITS}\n{DIGITS}\n").into(), "is in it twice"),
+            (format!("{DIGITS}\n{DIGITS}\n").into(), "is listed twice"),
             (format!("{DIGITS}\n{}", "1".repeat(64)).into(), "more than one key (2)"),
             (format!("{half}{}=", "Z".repeat(11)).into(), "base64"),
             (format!("-----BEGIN {half}").into(), "PEM"),
             (format!("{DIGITS} {DIGITS}").into(), "the label looks like a key"),
             (format!("{DIGITS} a\tb").into(), "control characters"),
             (format!("{DIGITS} {}", "l".repeat(65)).into(), "1 to 64 characters"),
-            (format!("# two\n{DIGITS} one\n\n{half}\n").into(), "line 4: this has 32"),
+            (format!("# two\n{DIGITS} one\n\n{half}\n").into(), "line 4: it has 32"),
             (
                 format!("{DIGITS} one\n{}", DIGITS.to_uppercase()).into(),
-                "is in it twice",
+                "is listed twice",
             ),
             (format!("{DIGITS}\nrevoked a315").into(), "line 2: after the word"),
             ("revoked".into(), "not all of them hexadecimal digits"),
@@ -296,7 +293,7 @@ mod tests {
             ("0".repeat(64).into(), "zero"),
             (vec![b'a'; LONGEST], "1048576 bytes or more"),
         ] {
-            let told = parse(&text).expect_err("this is no key");
+            let told = parse(&text).expect_err("it is no key");
             assert!(told.contains(word), "{word}: {told}");
             assert!(!told.contains(&half[..4]), "{told}");
         }

@@ -137,10 +137,7 @@ pub(crate) fn report_left_out() {
     }
     // This is a warning too, and takes the lock.
     for (count, message) in counts {
-        tracing::warn!(
-            "{message}: {} left out here, -v logs all of them",
-            counted(count, "more line")
-        );
+        tracing::warn!("{message}: {} suppressed; -v logs all", counted(count, "more line"));
     }
 }
 

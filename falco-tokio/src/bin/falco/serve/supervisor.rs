@@ -47,7 +47,7 @@ mod systemd {
 
     fn tell(state: &[NotifyState<'_>]) {
         if let Err(error) = sd_notify::notify(state) {
-            tracing::debug!(%error, "the supervisor cannot be told");
+            tracing::debug!(%error, "cannot notify the supervisor");
         }
     }
 
