@@ -44,6 +44,8 @@ use needles::{GENERATIONS, Kind, Needles, PERIOD, Part, Way};
 /// Requests that are enough for two new keys in either direction.
 const MANY: usize = 20;
 const REKEYED: &str = "rekeyed";
+/// Pieces of an open body, each in a record of its own, that are enough for two new keys.
+const PIECES: usize = 20;
 /// After so long what runs beside a scenario has ended, also on a busy machine.
 const SETTLED: Duration = Duration::from_millis(300);
 
@@ -60,10 +62,12 @@ fn scanned() {
         "tokio revoked" => on_tokio::noise(&mut control, true),
         "tokio refused" => on_tokio::refused(&mut control),
         "tokio classic" => on_tokio::classic(&mut control),
+        "tokio open" => on_tokio::open(&mut control),
         "std noise" => on_std::noise(&mut control, false),
         "std revoked" => on_std::noise(&mut control, true),
         "std refused" => on_std::refused(&mut control),
         "std classic" => on_std::classic(&mut control),
+        "std open" => on_std::open(&mut control),
         "core" => on_devices::core(&mut control),
         "embedded" => on_devices::embedded(&mut control),
         "copies" => copies(&mut control),
@@ -231,6 +235,16 @@ fn falco_std_on_the_noise_wire() {
 #[test]
 fn falco_std_on_the_classic_wire() {
     assert_eq!(leaks("std classic", true), Vec::<String>::new());
+}
+
+#[test]
+fn falco_tokio_with_open_requests() {
+    assert_eq!(leaks("tokio open", false), Vec::<String>::new());
+}
+
+#[test]
+fn falco_std_with_open_requests() {
+    assert_eq!(leaks("std open", false), Vec::<String>::new());
 }
 
 #[test]

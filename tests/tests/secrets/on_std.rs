@@ -4,11 +4,11 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 use std::thread;
 
-use falco_std::{Client, HandlerError, Request, Server};
+use falco_std::{Client, HandlerError, Request, Server, StreamRequest};
 
 use super::control::Control;
 use super::draws::{Who, entropy, key};
-use super::{MANY, REKEYED, SETTLED};
+use super::{MANY, PIECES, REKEYED, SETTLED};
 
 #[allow(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "a handler")]
 fn reverse(request: Request) -> Result<Vec<u8>, HandlerError> {
@@ -51,6 +51,62 @@ pub(crate) fn noise(control: &mut Control, revoke: bool) {
     client.set_key(key(2)).expect("the server has it");
     exchange(&client, 1);
     control.look("replaced 1");
+    client.close();
+    drop(client);
+    handle.shutdown();
+    serving.join().expect("no panic").expect("it ends in order");
+    drop(handle);
+    // The client's threads end on their own.
+    thread::sleep(SETTLED);
+    control.look("gone");
+}
+
+fn echo(mut request: StreamRequest) -> Result<(), HandlerError> {
+    while let Some(piece) = request.body.next() {
+        request.answer.send(piece?)?;
+    }
+    Ok(request.answer.finish()?)
+}
+
+/// Two open requests with open answers: one is cancelled, and the other one ends after two new
+/// keys.
+pub(crate) fn open(control: &mut Control) {
+    let server = Server::builder(key(1)).entropy(entropy(Who::Server));
+    let server = server.bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = control.relay(server.local_addr().expect("it is bound"));
+    let handle = server.handle();
+    let serving = thread::spawn(move || server.serve_streams(reverse, echo));
+    let builder = Client::builder(key(1)).entropy(entropy(Who::Client));
+    let client = builder.connect(address).expect("it has the key");
+    let mut calls = Vec::new();
+    for first in ["kept", "left"] {
+        let mut call = client.open(first).expect("the server takes it");
+        let answered = call.next().expect("an answer begins").expect("it goes on");
+        assert_eq!(answered, first.as_bytes());
+        calls.push(call);
+    }
+    thread::sleep(SETTLED);
+    control.look("live 0");
+    drop(calls.pop());
+    while handle.stats().cancelled == 0 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(SETTLED);
+    control.look("live 0");
+    let mut call = calls.pop().expect("one is left");
+    for number in 0..PIECES {
+        let piece = format!("{number:04}");
+        call.send(piece.clone()).expect("the request is open");
+        let answered = call.next().expect("the answer is open").expect("it goes on");
+        assert_eq!(answered, piece.as_bytes());
+    }
+    thread::sleep(SETTLED);
+    control.look(&format!("{REKEYED} 0"));
+    call.finish().expect("the request is open");
+    assert!(call.next().is_none());
+    drop(call);
+    thread::sleep(SETTLED);
+    control.look(&format!("{REKEYED} 0"));
     client.close();
     drop(client);
     handle.shutdown();

@@ -4,13 +4,13 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 use std::thread;
 
-use falco_tokio::{Client, Request, Server};
+use falco_tokio::{Client, HandlerError, Request, Server, StreamRequest};
 
 use super::control::Control;
 use super::draws::{Who, entropy, key};
-use super::{MANY, REKEYED, SETTLED};
+use super::{MANY, PIECES, REKEYED, SETTLED};
 
-async fn reverse(request: Request) -> Result<Vec<u8>, falco_tokio::HandlerError> {
+async fn reverse(request: Request) -> Result<Vec<u8>, HandlerError> {
     Ok(request.body().iter().rev().copied().collect())
 }
 
@@ -64,6 +64,72 @@ async fn noise_scenario(control: &mut Control, revoke: bool) {
     client.set_key(key(2)).await.expect("the server has it");
     exchange(&client, 1).await;
     control.look("replaced 1");
+    client.close().await;
+    drop(client);
+    handle.shutdown();
+    serving.await.expect("no panic").expect("it ends in order");
+}
+
+async fn echo(mut request: StreamRequest) -> Result<(), HandlerError> {
+    while let Some(piece) = request.body.next().await {
+        request.answer.send(piece?).await?;
+    }
+    Ok(request.answer.finish()?)
+}
+
+/// Two open requests with open answers: one is cancelled, and the other one ends after two new
+/// keys.
+pub(crate) fn open(control: &mut Control) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(open_scenario(control));
+    // The client's tasks end on their own.
+    thread::sleep(SETTLED);
+    control.look("closed");
+    drop(runtime);
+    control.look("gone");
+}
+
+async fn open_scenario(control: &mut Control) {
+    let server = Server::builder(key(1)).entropy(entropy(Who::Server));
+    let server = server.bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = control.relay(server.local_addr().expect("it is bound"));
+    let handle = server.handle();
+    let serving = tokio::spawn(server.serve_streams(reverse, echo));
+    let builder = Client::builder(key(1)).entropy(entropy(Who::Client));
+    let client = builder.connect(address).await.expect("it has the key");
+    let mut calls = Vec::new();
+    for first in ["kept", "left"] {
+        let mut call = client.open(first).await.expect("the server takes it");
+        let answered = call.next().await.expect("an answer begins").expect("it goes on");
+        assert_eq!(answered, first);
+        calls.push(call);
+    }
+    tokio::time::sleep(SETTLED).await;
+    control.look("live 0");
+    drop(calls.pop());
+    while handle.stats().cancelled == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(SETTLED).await;
+    control.look("live 0");
+    let mut call = calls.pop().expect("one is left");
+    for number in 0..PIECES {
+        let piece = format!("{number:04}");
+        call.send(piece.clone()).await.expect("the request is open");
+        let answered = call.next().await.expect("the answer is open").expect("it goes on");
+        assert_eq!(answered, piece);
+    }
+    tokio::time::sleep(SETTLED).await;
+    control.look(&format!("{REKEYED} 0"));
+    call.finish().expect("the request is open");
+    assert!(call.next().await.is_none());
+    drop(call);
+    tokio::time::sleep(SETTLED).await;
+    control.look(&format!("{REKEYED} 0"));
     client.close().await;
     drop(client);
     handle.shutdown();
