@@ -271,7 +271,9 @@ impl ServerBuilder {
     /// If descriptors are still too few, the limits on connections are lowered: 64 descriptors are
     /// kept for the rest of the process, beside those that are open when the server is bound, and
     /// half-open connections get at most half of the others.
-    /// [`ServerStats`](crate::ServerStats) has the limits in force.
+    /// [`ServerStats`](crate::ServerStats) has the limits in force. Each server counts as if it
+    /// were the only one of its process: if there are several, set `max_connections` of each so
+    /// that the sum fits.
     pub const fn raise_descriptor_limit(mut self, raise: bool) -> Self {
         self.raise_descriptor_limit = raise;
         self

@@ -234,6 +234,10 @@ impl ServerBuilder {
     /// a connection is closed, and a warning is logged. On other connections no header is accepted.
     /// By default no proxy is trusted. Unix sockets have no address, and no header is read from
     /// them.
+    ///
+    /// A connection counts towards [`max_connections`](Self::max_connections) once its header has
+    /// been read. Besides, as many as [`max_half_open`](Self::max_half_open) and 64 more may wait
+    /// for their headers, each of which has a file descriptor.
     #[cfg(feature = "proxy-protocol")]
     pub fn trust_proxy(mut self, network: core::net::IpAddr, bits: u8) -> Self {
         self.proxies.trust(network, bits);
@@ -279,7 +283,9 @@ impl ServerBuilder {
     /// If descriptors are still too few, the limits on connections are lowered and a warning is
     /// logged: 64 descriptors are kept for the rest of the process, beside those that are open when
     /// the server is bound, and half-open connections get at most half of the others.
-    /// [`ServerStats`](crate::ServerStats) has the limits in force.
+    /// [`ServerStats`](crate::ServerStats) has the limits in force. Each server counts as if it
+    /// were the only one of its process: if there are several, set `max_connections` of each so
+    /// that the sum fits.
     pub const fn raise_descriptor_limit(mut self, raise: bool) -> Self {
         self.raise_descriptor_limit = raise;
         self

@@ -11,6 +11,7 @@
 mod bench;
 mod carrying;
 mod exec;
+mod exec_bounds;
 mod forward;
 mod forward_ends;
 mod heard;

@@ -7,6 +7,7 @@ mod running;
 mod stderr;
 mod stream;
 
+use core::future::Future;
 use core::net::SocketAddr;
 use core::pin::pin;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -18,12 +19,13 @@ use bytes::Bytes;
 use falco_tokio::{HandlerError, KeyId, Refusal, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot::error::RecvError;
 use tokio::time::timeout;
 
 use self::running::{Running, Variables};
 use self::stderr::Stderr;
 use crate::failure::Failure;
+use crate::places::Places;
 
 /// After a command has ended: how long to go on reading what it has written, and how long processes
 /// that it has left may hold its standard input and output before they are killed.
@@ -59,9 +61,9 @@ pub(crate) struct Exec {
     program: OsString,
     arguments: Vec<OsString>,
     limits: Limits,
-    places: Semaphore,
+    places: Places,
     /// For the commands of open requests, which take one of `places` besides.
-    stream_places: Semaphore,
+    stream_places: Places,
     requests: AtomicU64,
     stderr: Stderr,
 }
@@ -76,24 +78,41 @@ impl Exec {
             program: program.clone(),
             arguments: arguments.to_vec(),
             limits,
-            places: Semaphore::new(usize::from(limits.commands)),
-            stream_places: Semaphore::new(usize::from(limits.commands.div_ceil(2))),
+            places: Places::new(usize::from(limits.commands)),
+            stream_places: Places::new(usize::from(limits.commands.div_ceil(2))),
             requests: AtomicU64::new(0),
             stderr: Stderr::new()?,
         }))
     }
 
+    /// The server has several keys, and one of them is not to take all places.
+    pub(crate) fn share_by_key(&self) {
+        self.places.share_by_key();
+        self.stream_places.share_by_key();
+    }
+
     /// Runs the command for a request. If this future is dropped, the command is killed.
     pub(crate) async fn answer(&self, request: Request) -> Result<Bytes, HandlerError> {
-        let variables = self.variables(request.peer(), request.key_id(), request.key_label());
+        let key = request.key_id();
+        let variables = self.variables(request.peer(), key, request.key_label());
         let message = request.into_body();
-        let _place = self.places.acquire().await?;
+        let _place = self.in_time(self.places.take(key)).await?;
         let limit = self.limits.time;
         // A command that takes longer is dropped, which kills it.
         timeout(limit, self.run(message, variables)).await.unwrap_or_else(|_| {
             let program = self.program.display();
             Err(format!("{program}: killed: still running after {limit:?} (--exec-timeout)").into())
         })
+    }
+
+    /// A place, for which a request waits at most until a command that began before it was killed.
+    async fn in_time<T>(&self, place: impl Future<Output = Result<T, RecvError>>) -> Result<T, HandlerError> {
+        if let Ok(place) = timeout(self.limits.time.saturating_add(GRACE), place).await {
+            return Ok(place?);
+        }
+        let program = self.program.display();
+        tracing::warn!(%program, "a request was refused as busy: it has waited for a place as long as a command may run (--max-commands, --exec-timeout)");
+        Err(Refusal::Busy.into())
     }
 
     async fn run(&self, message: Bytes, variables: Variables) -> Result<Bytes, HandlerError> {
@@ -162,9 +181,8 @@ impl Exec {
     /// the request is dropped, and the process must not end before that. Then waits until the log
     /// has what commands have written to standard error.
     pub(crate) async fn idle(&self) {
-        // A place is free again when its command has ended or was killed. The semaphore is never
-        // closed.
-        let _ = self.places.acquire_many(self.limits.commands.into()).await;
+        // A place is free again when its command has ended or was killed.
+        self.places.idle().await;
         self.stderr.end().await;
     }
 

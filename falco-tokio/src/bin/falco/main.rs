@@ -15,6 +15,7 @@ mod log;
 mod metrics;
 mod output;
 mod ping;
+mod places;
 mod send;
 mod serve;
 mod signals;

@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use self::forward::Targets;
+use self::keys::Keys;
 use self::settings::{Room, builder};
 #[cfg(unix)]
 use self::supervisor::Passed;
@@ -95,7 +96,9 @@ pub(crate) struct Args {
     /// How many requests of one connection may be in flight at once
     #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = clap::value_parser!(u16).range(1..))]
     max_in_flight: u16,
-    /// How many commands of --exec may run at once. Other requests wait
+    /// How many commands of --exec may run at once. Other requests wait for about --exec-timeout at
+    /// most, and are then refused as busy. If the server has several keys, clients with one of them
+    /// run at most eight times as many as they leave to others
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     max_commands: u16,
     /// How long a command of --exec may run. It is then killed with its process group, and its
@@ -227,6 +230,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let exec = Exec::new(&args.exec, limits)
         .map_err(|error| Failure::new(Code::Failed, format_args!("cannot prepare --exec: {error}")))?
         .map(Arc::new);
+    let share = sharing(exec.clone(), targets.clone(), args.wire == ServerWire::Both);
+    // Before the first request, since one key may take all places until then.
+    keys.iter().for_each(&share);
     let mut serving = serve(server, exec.clone(), targets);
     tokio::spawn(log::report_left_out_each_second());
     tokio::spawn(supervisor::watch());
@@ -244,6 +250,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
                 Some(keys) => {
                     supervisor::reloading();
                     keys.reload(&handle);
+                    share(keys);
                     supervisor::ready();
                 }
                 None => log::tell(&"SIGHUP: the classic wire has one key, which is not read again"),
@@ -299,6 +306,22 @@ fn serve(server: Server, exec: Option<Arc<Exec>>, targets: Option<Arc<Targets>>)
         }
     };
     tokio::spawn(server.serve_streams(handler, streams))
+}
+
+/// Once the server has several keys, one of them is not to take all commands or connections. The
+/// classic wire has another one.
+fn sharing(exec: Option<Arc<Exec>>, targets: Option<Arc<Targets>>, with_classic: bool) -> impl Fn(&Keys) {
+    move |keys| {
+        if keys.count() + usize::from(with_classic) < 2 {
+            return;
+        }
+        if let Some(exec) = &exec {
+            exec.share_by_key();
+        }
+        if let Some(targets) = &targets {
+            targets.share_by_key();
+        }
+    }
 }
 
 /// Answers an open request with itself.

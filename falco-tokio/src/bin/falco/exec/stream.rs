@@ -17,10 +17,11 @@ use super::{Exec, GRACE, ROOM};
 impl Exec {
     /// Runs the command for an open request. If this future is dropped, the command is killed.
     pub(crate) async fn stream(&self, request: StreamRequest) -> Result<(), HandlerError> {
-        let variables = self.variables(request.peer(), request.key_id(), request.key_label());
+        let key = request.key_id();
+        let variables = self.variables(request.peer(), key, request.key_label());
         // Clients keep such commands as long as they like, so they get a part of the places.
-        let _of_streams = self.stream_places.acquire().await?;
-        let _place = self.places.acquire().await?;
+        let places = async { Ok((self.stream_places.take(key).await?, self.places.take(key).await?)) };
+        let _places = self.in_time(places).await?;
         let StreamRequest { body, answer, .. } = request;
         let started = self
             .stderr

@@ -6,11 +6,11 @@ use std::io;
 
 use falco_tokio::tunnel::{self, Carried};
 use falco_tokio::{HandlerError, StreamRequest};
-use tokio::sync::Semaphore;
 use tracing::Span;
 
 use crate::carried::Socket;
 use crate::failure::Failure;
+use crate::places::Places;
 use crate::values::{Address, Forward};
 
 /// How long connecting to a target may take.
@@ -22,7 +22,7 @@ pub(super) struct Targets {
     /// By name. The name of the only one is empty, unless it has another.
     addresses: HashMap<String, Address>,
     /// For the connections of all clients: each takes a descriptor.
-    places: Semaphore,
+    places: Places,
 }
 
 impl Targets {
@@ -39,22 +39,28 @@ impl Targets {
                 }));
             }
         }
-        let places = Semaphore::new(places.min(Semaphore::MAX_PERMITS));
+        let places = Places::new(places);
         Ok((!targets.is_empty()).then_some(Self {
             addresses: targets,
             places,
         }))
     }
 
+    /// The server has several keys, and one of them is not to take all places.
+    pub(super) fn share_by_key(&self) {
+        self.places.share_by_key();
+    }
+
     /// Carries one connection of a client.
     pub(super) async fn carry(&self, request: StreamRequest) -> Result<(), HandlerError> {
+        let key = request.key_id();
         let incoming = tunnel::accept(request).await?;
         let name = incoming.target().to_owned();
         let Some(address) = self.addresses.get(&name) else {
             tracing::warn!(to = %name.escape_debug(), "refused a connection: there is no such target");
             return Ok(incoming.refuse("there is no such target").await?);
         };
-        let Ok(_place) = self.places.try_acquire() else {
+        let Some(_place) = self.places.try_take(key) else {
             tracing::warn!(to = %name.escape_debug(), "refused a connection: there is no place for more");
             return Ok(incoming
                 .refuse("the server carries as many connections as it can")

@@ -44,6 +44,11 @@ impl Keys {
         }
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.labels.len()
+    }
+
     /// Reads the keys again: adds new ones to the server, revokes those that are marked so, and
     /// retires those that are gone. Reports what has changed. If the keys cannot be read, the
     /// server keeps those that it has.

@@ -10,6 +10,10 @@ use crate::descriptors;
 use crate::failure::Failure;
 use crate::key::{self, KeyArgs, KeyList};
 
+/// Descriptors of a command of `--exec`: its standard input and output, the process, and one more
+/// while it starts.
+const OF_COMMAND: u64 = 4;
+
 /// How many connections there may be.
 pub(super) struct Room {
     /// Those of clients.
@@ -23,7 +27,7 @@ impl Room {
     pub(super) fn of(args: &Args) -> Self {
         if args.forward.is_empty() {
             return Self {
-                connections: args.max_connections,
+                connections: beside_commands(args),
                 tunnels: 0,
                 places: 0,
             };
@@ -43,6 +47,18 @@ impl Room {
             places,
         }
     }
+}
+
+/// How many connections of clients there may be. If there are too few descriptors, half of them at
+/// most are for the commands of `--exec`.
+fn beside_commands(args: &Args) -> u32 {
+    if args.exec.is_empty() {
+        return args.max_connections;
+    }
+    let commands = OF_COMMAND * u64::from(args.max_commands);
+    let allowed = descriptors::raise(commands.saturating_add(args.max_connections.into()));
+    let connections = allowed - commands.min(allowed / 2);
+    args.max_connections.min(u32::try_from(connections).unwrap_or(u32::MAX))
 }
 
 pub(super) fn builder(args: &Args, room: &Room) -> Result<(Option<Keys>, ServerBuilder), Failure> {
