@@ -10,11 +10,14 @@
 
 mod common;
 
+use core::cell::Cell;
+use core::future::poll_fn;
+use core::task::Poll;
 use std::rc::Rc;
 
 use common::{
-    BUFFER, Came, Joined, Service, VirtualClock, WINDOW, World, beside, bytes, client_key, device, everywhere, join,
-    reverse, run, server_key, service, settings,
+    BUFFER, Came, Joined, Pipe, Raw, Service, VirtualClock, WINDOW, World, beside, bytes, client_key, device,
+    everywhere, join, many_key, raw_key, reverse, run, server_key, service, settings, turn,
 };
 use falco_core::testing::{CountingRng, key};
 use falco_core::{
@@ -162,4 +165,49 @@ fn a_device_refuses_an_open_request() {
     };
     let task = server.serve(async |request: &[u8], answer: &mut [u8]| reverse(request, answer));
     assert_eq!(run(&world, asks, task).1, Ok(()));
+}
+
+#[test]
+fn a_device_refuses_an_open_request_while_a_handler_runs_though_its_settings_allow_it() {
+    let (server_key, raw_key, world) = (many_key(), raw_key(), Rc::new(World::default()));
+    let settings = service().with_max_in_flight(4).unwrap();
+    let machine = ServerConnection::new(&server_key, &settings, Instant::ZERO, &mut CountingRng::new(2)).unwrap();
+    let connection = BufferedConnection::new(machine, ([0; BUFFER], [0; BUFFER]));
+    let server = BufferedServer::new(connection, ([0; 600], [0; 8]));
+    let [up, down] = [Pipe::new(&world, 40), Pipe::new(&world, 40)];
+    let mut raw = Raw::new(&raw_key, &settings, [up.clone(), down.clone()]);
+    let clock = VirtualClock(Rc::clone(&world));
+    let mut server = asynchronous::Server::new(server, up.clone(), down, clock);
+    let (running, done) = (Cell::new(false), Cell::new(false));
+    let asking = async {
+        raw.establish(&world).await;
+        let mut request = raw.machine.request(3).unwrap();
+        raw.send(Instant::ZERO, &mut request, b"abc", BUFFER);
+        for _ in 0..100 {
+            turn(&world).await;
+        }
+        assert!(running.get());
+        let mut open = raw.machine.open_request().unwrap();
+        raw.send(Instant::ZERO, &mut open, b"open", BUFFER);
+        assert!(open.id().is_some());
+        for _ in 0..100 {
+            turn(&world).await;
+            raw.read(Instant::ZERO);
+        }
+        assert_eq!((&raw.refused[..], raw.answers), (&[Refusal::TooLarge][..], 0));
+        done.set(true);
+        for _ in 0..100 {
+            turn(&world).await;
+            raw.read(Instant::ZERO);
+        }
+        assert_eq!((raw.refused.len(), raw.answers, raw.machine.in_flight()), (1, 1, 0));
+        up.closed.set(true);
+    };
+    let serving = server.serve(async |request: &[u8], answer: &mut [u8]| {
+        running.set(true);
+        poll_fn(|_| if done.get() { Poll::Ready(()) } else { Poll::Pending }).await;
+        reverse(request, answer)
+    });
+    let served = run(&world, asking, serving).1;
+    assert_eq!(served, Err(Error::Connection(ConnectionError::Truncated)));
 }
