@@ -108,6 +108,7 @@ impl<E> From<CoreError> for Error<E> {
             CoreError::Misuse(error) => Self::Misuse(error),
             CoreError::Closing => Self::Closing,
             CoreError::Connection(error) => Self::Connection(error),
+            // Cannot happen: the core has no other error.
             _ => Self::Connection(ConnectionError::Truncated),
         }
     }
@@ -126,7 +127,8 @@ impl<E> From<SealError> for Error<E> {
             SealError::Misuse(error) => Self::Misuse(error),
             SealError::Closing => Self::Closing,
             SealError::Connection(error) => Self::Connection(error),
-            // Cannot happen: a server has one answer at a time, and drops it with its request.
+            // Cannot happen: a server has one answer at a time, and nothing else completes its
+            // request while that is being sealed.
             SealError::NotWaiting(_) | _ => Self::Connection(ConnectionError::Truncated),
         }
     }
