@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -173,6 +173,74 @@ fn a_key_gets_no_more_connections_than_its_limit_and_other_keys_do() {
         // A place that is given back can be taken.
         one.close();
         until(|| third.request("after all").is_ok());
+        server.stop();
+    });
+}
+
+/// A stream of a client that does not end, whatever the client does.
+struct Endless(TcpStream);
+
+impl Read for Endless {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for Endless {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Endless {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self, _: Shutdown) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn split(&self) -> io::Result<Option<BoxedStream>> {
+        Ok(Some(Box::new(Self(self.0.try_clone()?))))
+    }
+}
+
+/// Clients of a key at its limit that do not end their streams, as many as there are places.
+#[test]
+fn clients_over_the_limit_of_their_key_that_do_not_go_leave_their_places_to_others() {
+    bounded(|| {
+        let builder = Server::builder(key()).key(other_key()).max_connections(10);
+        let server = Running::start(builder.max_connections_per_key(2), echo);
+        let mut stubborn = Vec::new();
+        for number in 0..10 {
+            let stream = TcpStream::connect(server.address).expect("it listens");
+            let first = Mutex::new(Some(stream.try_clone().expect("a descriptor more")));
+            let connect = move || {
+                let stream = first.lock().expect("nothing panics").take();
+                stream
+                    .map(Endless)
+                    .ok_or_else(|| io::ErrorKind::ConnectionRefused.into())
+            };
+            let builder = Client::builder(key()).backoff(millis(1), millis(2));
+            let client = builder.connect_timeout(millis(500)).connect_with(connect);
+            until(|| server.handle.stats().established == number + 1);
+            stubborn.push((stream, client));
+        }
+        assert_eq!(server.handle.stats().over_key_limit, 8);
+        let other = client(other_key(), server.address);
+        assert_eq!(other.request("another key").expect("an answer"), b"another key");
+        let stats = server.handle.stats();
+        assert_eq!((stats.turned_away, stats.connections), (0, 3), "{stats:?}");
+        drop(stubborn);
         server.stop();
     });
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::log::Log;
+use common::raw::RawPeer;
 use common::{Running, key};
 use falco_tokio::{Client, ConnectionError, Error, Fate, Request, Server};
 use tokio::io::AsyncReadExt;
@@ -133,6 +134,24 @@ async fn a_key_gets_no_more_connections_than_its_limit_and_other_keys_do() {
         }
     };
     timeout(SOON, again).await.expect("there is a place");
+    server.stop().await;
+}
+
+/// Clients of a key at its limit that do not end their streams, as many as there are places.
+#[tokio::test]
+async fn clients_over_the_limit_of_their_key_that_do_not_go_leave_their_places_to_others() {
+    let builder = Server::builder(key(1)).key(key(2)).max_connections(10);
+    let server = Running::echo(builder.max_connections_per_key(2)).await;
+    let mut stubborn = Vec::new();
+    for _ in 0..10 {
+        stubborn.push(RawPeer::connect(server.address).await);
+    }
+    until(|| server.handle.stats().over_key_limit == 8).await;
+    let other = Client::builder(key(2)).connect(server.address).await.unwrap();
+    assert_eq!(other.request("another key").await.unwrap(), "another key");
+    let stats = server.handle.stats();
+    assert_eq!((stats.turned_away, stats.connections), (0, 3), "{stats:?}");
+    drop(stubborn);
     server.stop().await;
 }
 

@@ -60,8 +60,8 @@ pub struct Ending {
     input_ended: bool,
 }
 
-/// How long the stream of a connection whose key was revoked has to accept the reason.
-const REVOKED_TIMEOUT: Duration = Duration::from_millis(20);
+/// How long the stream of a connection that is closed at once has to accept the reason.
+const SOON: Duration = Duration::from_millis(20);
 
 impl Ending {
     /// For a connection that ended with `end`. The peer has until `until` to accept the last bytes:
@@ -91,12 +91,12 @@ impl Ending {
         }
     }
 
-    /// For a connection whose key was revoked at `now`: the reason is sent if the stream accepts it
-    /// soon.
-    pub(super) fn revoked(now: Instant) -> Self {
+    /// For a connection that is closed at `now` and may not stay: the reason is sent if the stream
+    /// accepts it soon.
+    pub(super) fn soon(now: Instant) -> Self {
         Self {
             step: LastStep::Write,
-            until: now + REVOKED_TIMEOUT,
+            until: now + SOON,
             last: LastStep::DropArrived,
             input_ended: false,
         }

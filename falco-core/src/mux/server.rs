@@ -67,7 +67,7 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     stage: Stage,
     /// The last output may contain part of an answer.
     with_answer: bool,
-    revoked: bool,
+    closed_at_once: bool,
     /// Requests that the mux has refused as busy since the last [`take_busy`](Self::take_busy).
     busy: u32,
     /// The caller handles open requests.
@@ -111,7 +111,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             backlog: false,
             stage: Stage::Handshake,
             with_answer: false,
-            revoked: false,
+            closed_at_once: false,
             busy: 0,
             #[cfg(feature = "streams")]
             takes_streams: false,
@@ -186,10 +186,17 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Call it when the key of the connection was revoked. Drops all requests and answers, and
     /// queues a CLOSE with that reason. Then read no more, and close the stream as the result says.
     pub fn revoke(&mut self, now: Instant) -> Ending {
-        self.finish();
-        self.revoked = true;
-        self.close(now, CloseReason::KeyRetired);
+        self.close_at_once(now, CloseReason::KeyRetired);
         self.ending(self.machine.end().unwrap_or(ConnectionError::Closed), now)
+    }
+
+    /// Call it if the connection may not stay, such as one over the limit of its key. Drops all
+    /// requests and answers, and queues a CLOSE with this reason. The client gets little time to
+    /// accept it, as [`ending`](Self::ending) says, so that it cannot keep its place.
+    pub fn close_at_once(&mut self, now: Instant, reason: CloseReason) {
+        self.finish();
+        self.closed_at_once = true;
+        self.close(now, reason);
     }
 
     /// Processes the unread bytes as [`ServerConnection::recv`](crate::Connection::recv) does. If

@@ -1,7 +1,9 @@
 //! What counts towards the bounds on memory: the requests of handlers that run on after their
 //! connection, and messages of the classic wire that have arrived in part.
 
-use falco_core::mux::{Call, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
+use core::time::Duration;
+
+use falco_core::mux::{Call, ClientMux, ClientStep, LastStep, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server};
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, RequestId, ServerConnection, ServerKeyRef,
@@ -193,6 +195,47 @@ fn a_revoked_connection_sends_no_answer_and_says_why() {
         "{step:?}"
     );
     assert!(pair.answers.is_empty());
+}
+
+/// A client that does not end its stream does not keep the place of one that may not stay.
+#[test]
+fn a_connection_that_is_closed_at_once_has_little_time_to_end() {
+    let keys = (noise_client(7), noise_server(7));
+    for at_once in [true, false] {
+        let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
+        if at_once {
+            pair.server.close_at_once(NOW, CloseReason::Done);
+        } else {
+            pair.server.close(NOW, CloseReason::Done);
+        }
+        assert_eq!(pair.arrive(Vec::new()).1, Err(ConnectionError::Closed));
+        let step = pair.client.recv(NOW, &mut pair.to_client);
+        let reason = CloseReason::Done;
+        assert!(
+            matches!(step, Ok(ClientStep::Closing { reason: own, .. }) if own == reason),
+            "{step:?}"
+        );
+        let mut ending = pair.server.ending(pair.server.connection().end().unwrap(), NOW);
+        ending.written();
+        ending.shut(NOW);
+        let closes_at = ending.poll_timeout();
+        assert_eq!(
+            (ending.step(NOW), closes_at),
+            if at_once {
+                (LastStep::DropArrived, None)
+            } else {
+                (LastStep::DropInput, Some(NOW + Settings::LINGER))
+            }
+        );
+        // One whose stream accepts nothing.
+        let ending = pair.server.ending(pair.server.connection().end().unwrap(), NOW);
+        let time = if at_once {
+            Duration::from_millis(20)
+        } else {
+            Settings::LINGER
+        };
+        assert_eq!(ending.poll_timeout(), Some(NOW + time));
+    }
 }
 
 #[test]

@@ -220,10 +220,13 @@ where
         let Some(reason) = self.permit.establish(key, retired) else {
             return;
         };
+        let mux = &mut self.conn.lock().state.mux;
         if reason == CloseReason::Done {
             self.service.admission.counters().over_key_limit.add(1);
+            mux.close_at_once(self.conn.now(), reason);
+        } else {
+            mux.close(self.conn.now(), reason);
         }
-        self.conn.lock().state.mux.close(self.conn.now(), reason);
     }
 
     /// Waits until the request has completed. A stream that does not split cannot be read while a

@@ -179,13 +179,15 @@ impl<H: Handler> Connection<H> {
             self.mux.drain_after(self.now, age, |bound| entropy.below(bound));
         }
         let Some(reason) = reason else { return };
-        if reason == CloseReason::Done {
-            self.service.counters.over_key_limit.add(1);
-            if let Some(left_out) = self.service.warnings.key_limit.due() {
-                warn!(left_out, "closed: its key has as many connections as it may have");
-            }
+        if reason != CloseReason::Done {
+            self.mux.close(self.now, reason);
+            return;
         }
-        self.mux.close(self.now, reason);
+        self.service.counters.over_key_limit.add(1);
+        if let Some(left_out) = self.service.warnings.key_limit.due() {
+            warn!(left_out, "closed: its key has as many connections as it may have");
+        }
+        self.mux.close_at_once(self.now, reason);
     }
 
     /// Reads, writes and applies deadlines until the connection ends. It is not inlined, because

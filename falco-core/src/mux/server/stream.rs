@@ -98,11 +98,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// deadline](crate::Connection::write_deadline) from `now` to accept the last bytes: one
     /// lifetime if they may contain an answer and the end is [`ConnectionError::Closed`] or
     /// [`ConnectionError::HandlerFailed`], and otherwise [`LINGER`](crate::Settings::LINGER). If
-    /// the key was [revoked](Self::revoke), it has 20 ms to accept the CLOSE.
+    /// the key was [revoked](Self::revoke), or the connection was [closed at
+    /// once](Self::close_at_once), it has 20 ms to accept the CLOSE.
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
-        if self.revoked && self.is_established() {
-            return Ending::revoked(now);
+        if self.closed_at_once && self.is_established() {
+            return Ending::soon(now);
         }
         let until = self.machine.deadline_after(Some(end), now, self.with_answer);
         Ending::new(end, self.is_established(), until)
