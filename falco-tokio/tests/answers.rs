@@ -189,3 +189,55 @@ async fn answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_
     drop(silent);
     server.stop().await;
 }
+
+/// The body of an answer, which counts what is in memory.
+struct Counted(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1.fetch_sub(self.0.len(), Ordering::SeqCst);
+    }
+}
+
+/// All handlers of a connection end before it has a turn. Each of their answers is so short that it
+/// alone would not count.
+#[tokio::test]
+async fn short_answers_that_their_connection_has_not_taken_are_bounded() {
+    const REQUESTS: usize = 1024;
+    const LENGTH: usize = 16 << 10;
+    let (together, in_memory) = (Arc::new(Barrier::new(REQUESTS)), Arc::new(AtomicUsize::new(0)));
+    let (most, all) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&in_memory));
+    let highest = Arc::clone(&most);
+    let server = Running::start(Server::builder(key(1)).max_answers(4 * MIB), move |_: Request| {
+        let (together, all, highest) = (Arc::clone(&together), Arc::clone(&all), Arc::clone(&highest));
+        async move {
+            together.wait().await;
+            let now = all.fetch_add(LENGTH, Ordering::SeqCst) + LENGTH;
+            highest.fetch_max(now, Ordering::SeqCst);
+            Ok(bytes::Bytes::from_owner(Counted(vec![7; LENGTH], all)))
+        }
+    })
+    .await;
+    let address = server.address;
+    let stream = tokio::task::spawn_blocking(move || silent(address, REQUESTS))
+        .await
+        .unwrap();
+    let ended = || server.handle.stats().answers + server.handle.stats().refusals;
+    while ended() < u64::try_from(REQUESTS).unwrap() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let most = most.load(Ordering::SeqCst);
+    assert!(
+        most <= 2 * MIB + 3 * LENGTH,
+        "{most} bytes, of which one connection may have half"
+    );
+    drop(stream);
+    server.stop().await;
+    assert_eq!(in_memory.load(Ordering::SeqCst), 0);
+}

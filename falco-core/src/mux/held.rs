@@ -47,14 +47,16 @@ impl<G: Budget> HeldBytes<G> {
 
     /// The handler has returned an answer of `bytes`, and another thread or task will give it to
     /// [`ServerMux::complete`](super::ServerMux::complete). It counts from now on until this is
-    /// dropped. Returns `false` if the answers of all connections leave no room for it; drop it
-    /// then. A few bytes do not count.
+    /// dropped. `waiting` is the number of bytes of other answers of the same connection that wait
+    /// for that. Returns `false` if the answers of all connections leave no room for it; drop it
+    /// then. While a few bytes wait, they do not count.
     #[must_use]
-    pub fn hold_answer(&mut self, bytes: usize) -> bool {
-        if bytes <= self::bytes(UNCOUNTED) {
+    pub fn hold_answer(&mut self, bytes: usize, waiting: usize) -> bool {
+        let all = waiting.saturating_add(bytes);
+        if all <= self::bytes(UNCOUNTED) {
             return true;
         }
-        let has_room = self.budget.take_answers(bytes, bytes);
+        let has_room = self.budget.take_answers(bytes, all);
         if has_room {
             self.answer += bytes;
         }

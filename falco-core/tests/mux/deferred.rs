@@ -359,7 +359,7 @@ fn an_answer_on_its_way_to_its_connection_counts() {
     let has_room: Vec<_> = held
         .iter_mut()
         .zip(lengths)
-        .map(|(held, length)| held.hold_answer(length))
+        .map(|(held, length)| held.hold_answer(length, 0))
         .collect();
     assert_eq!((has_room, budget.answers()), (vec![true, true, false], 180_000));
     for (number, held) in running.into_iter().zip(held).take(2) {
@@ -368,5 +368,29 @@ fn an_answer_on_its_way_to_its_connection_counts() {
     }
     assert_eq!(budget.answers(), 180_000);
     served.drain();
+    assert_eq!(budget.answers(), 0);
+}
+
+/// All but the first few bytes of the answers that wait for one connection count, and what all of
+/// them have decides whether there is room.
+#[test]
+fn answers_on_their_way_to_one_connection_count_together() {
+    let (keys, budget) = (keys(), SharedBudget::with_max_answers(ALL, 400_000));
+    let mut served = Served::new(&keys, &settings(), budget.clone());
+    let running = served.receive(&asked(1..=100));
+    let mut held: Vec<_> = running
+        .iter()
+        .map(|number| served.mux.take_held(served.ids[number]))
+        .collect();
+    let (mut waiting, mut without_room) = (0, 0);
+    for held in &mut held {
+        if held.hold_answer(10_000, waiting) {
+            waiting += 10_000;
+        } else {
+            without_room += 1;
+        }
+    }
+    assert_eq!((waiting, budget.answers(), without_room), (200_000, 190_000, 80));
+    drop(held);
     assert_eq!(budget.answers(), 0);
 }

@@ -60,6 +60,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Busy {
     finished: Vec<Finished>,
+    /// Bytes of their answers.
+    answers: usize,
     /// Open requests whose halves want something.
     streams: Vec<RequestId>,
     /// Requests that were cancelled and whose handlers still run.
@@ -119,6 +121,7 @@ impl Control {
             none => *none = Some(cx.waker().clone()),
         }
         let (finished, streams) = state.busy.as_mut().map_or_else(Default::default, |busy| {
+            busy.answers = 0;
             (core::mem::take(&mut busy.finished), core::mem::take(&mut busy.streams))
         });
         Signals {
@@ -130,16 +133,28 @@ impl Control {
         }
     }
 
-    /// A handler has ended.
-    pub(crate) fn finish(&self, id: RequestId, outcome: Outcome, held: Option<HeldBytes<SharedBudget>>) {
-        // After the end no task takes the outcome. It is then dropped here, after the lock is
-        // released.
-        let mut finished = Some((id, outcome, held));
+    /// A handler has ended. Its answer counts from now on: many handlers may end before the
+    /// connection takes what they have returned. An answer for which there is no room is dropped.
+    pub(crate) fn finish(&self, id: RequestId, outcome: Outcome, mut held: Option<HeldBytes<SharedBudget>>) {
+        // What is dropped runs code of the user's, so it is dropped after the lock is released:
+        // an answer without room, and after the end, when no task takes it, the outcome.
+        let (mut outcome, mut no_room) = (Some(outcome), None);
         self.signal(|state| {
-            if !state.ended {
-                state.busy().finished.extend(finished.take());
+            if state.ended {
+                return;
             }
+            let busy = state.busy();
+            if let (Some(Outcome::Answer(body)), Some(held)) = (&outcome, &mut held) {
+                if held.hold_answer(body.len(), busy.answers) {
+                    busy.answers = busy.answers.saturating_add(body.len());
+                } else {
+                    no_room = outcome.replace(Outcome::NoRoom);
+                }
+            }
+            busy.finished
+                .extend(outcome.take().map(|outcome| (id, outcome, held.take())));
         });
+        drop(no_room);
     }
 
     /// A half of an open request wants something.

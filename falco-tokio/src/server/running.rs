@@ -90,17 +90,10 @@ impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F>
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let _entered = this.span.enter();
-        let mut outcome = ready!(poll_handler(&mut this.handler, cx));
+        let outcome = ready!(poll_handler(&mut this.handler, cx));
         this.finished = true;
         this.kept.place.metrics().handler_time.time(this.since);
-        let mut held = this.kept.held.take();
-        // It counts before the connection takes it: many handlers may end before that.
-        if let (Outcome::Answer(body), Some(held)) = (&outcome, &mut held)
-            && !held.hold_answer(body.len())
-        {
-            outcome = Outcome::NoRoom;
-        }
-        this.control.finish(this.id, outcome, held);
+        this.control.finish(this.id, outcome, this.kept.held.take());
         Poll::Ready(())
     }
 }
