@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use falco_core::RequestError;
 
-pub(crate) use self::pipe::{Owner, Pipe, Why};
+pub(crate) use self::pipe::{Owner, PIECE, Pipe, Why};
 use crate::error::Error;
 
 /// An open request of a client: the body of the request, which the caller writes, and the body of
@@ -141,6 +141,9 @@ impl SendStream {
     /// Sends bytes, once there is room for them: at most about 128 KiB of a body are on their way
     /// to the socket, and beyond the window of the other side nothing is sent before it has read
     /// something. A body that the other side does not read holds up no other.
+    ///
+    /// What waits at a server counts with its length as an answer. Memory that a chunk keeps
+    /// besides its bytes, such as the rest of a larger buffer, does not count.
     ///
     /// Dropping the future before it is ready sends nothing.
     ///

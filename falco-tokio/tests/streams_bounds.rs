@@ -49,6 +49,61 @@ async fn answers_that_wait_for_credit_are_bounded() {
     server.stop().await;
 }
 
+/// A chunk of 1 MiB, and how many of them are in memory.
+struct Counted(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The client gives credit for all but the last KiB of each answer. No chunk stays in memory that
+/// does not count.
+#[tokio::test]
+async fn answers_whose_last_bytes_wait_for_credit_are_bounded() {
+    for waits in [false, true] {
+        let in_memory = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&in_memory);
+        let builder = server().settings(Settings::new().with_max_message(MIB).with_max_held(8 * MIB));
+        let server = Streaming::start(builder.streams(1024, 1000), move |mut request: StreamRequest| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let chunk = Counted(vec![7; 1 << 20], Arc::clone(&count));
+            async move {
+                request.answer.send(bytes::Bytes::from_owner(chunk)).await?;
+                request.answer.finish()?;
+                if waits {
+                    // The connection has taken pieces of the chunk when the handler ends.
+                    sleep(Duration::from_millis(20)).await;
+                }
+                Ok(())
+            }
+        })
+        .await;
+        let client = Client::builder(key(1)).stream_window(1023 << 10);
+        let client = server.client_of(client).await;
+        let mut calls = Vec::new();
+        for _ in 0..30 {
+            calls.push(soon(client.open("?")).await.unwrap());
+            sleep(Duration::from_millis(2)).await;
+        }
+        sleep(Duration::from_millis(500)).await;
+        let chunks = in_memory.load(Ordering::Relaxed);
+        assert!(chunks <= 10, "{chunks} chunks of 1 MiB");
+        for call in calls {
+            assert_eq!(soon(call.collect(2 << 20)).await.unwrap().len(), 1 << 20);
+        }
+        assert_eq!(in_memory.load(Ordering::Relaxed), 0);
+        server.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn handlers_that_run_on_after_their_answers_are_bounded() {
     let proceed = Arc::new(Notify::new());

@@ -81,7 +81,8 @@ pub(super) struct Chunks<B> {
     taken: usize,
     /// Bytes of all chunks that are not sealed.
     bytes: usize,
-    /// The same, but of joined chunks what is reserved for them, until all of it is sealed.
+    /// Bytes of all chunks, and what is reserved for joined ones. A chunk stays in memory until its
+    /// last byte is sealed.
     memory: usize,
     /// No more will follow.
     finished: bool,
@@ -139,32 +140,39 @@ impl<B: AsRef<[u8]>> Chunks<B> {
             return;
         }
         self.bytes += new.len();
-        let (only, taken) = (self.chunks.len() == 1, self.taken);
-        if new.len() < SHORT
+        if self.joined_capacity(new.len()).is_some()
             && let Some(last) = self.chunks.back_mut()
         {
-            let before = match last {
-                Chunk::Given(given) if only => given.as_ref().len() - taken,
-                Chunk::Given(_) | Chunk::Joined(_) => last.memory(),
-            };
-            let joins = match last {
-                Chunk::Joined(bytes) if bytes.len() + new.len() <= JOINED => {
-                    append(bytes, new, JOINED);
-                    true
-                }
-                Chunk::Given(given) if given.as_ref().len() < SHORT => {
-                    *last = Chunk::Joined([given.as_ref(), new].concat());
-                    true
-                }
-                Chunk::Joined(_) | Chunk::Given(_) => false,
-            };
-            if joins {
-                self.memory = self.memory - before + last.memory();
-                return;
+            let before = last.memory();
+            match last {
+                Chunk::Joined(bytes) => append(bytes, new, JOINED),
+                Chunk::Given(given) => *last = Chunk::Joined([given.as_ref(), new].concat()),
             }
+            self.memory = self.memory - before + last.memory();
+            return;
         }
         self.memory += new.len();
         self.chunks.push_back(Chunk::Given(chunk));
+    }
+
+    /// How many more bytes of memory a chunk of this length takes.
+    fn growth(&self, length: usize) -> usize {
+        let last = self.chunks.back().map_or(0, Chunk::memory);
+        self.joined_capacity(length).map_or(length, |capacity| capacity - last)
+    }
+
+    /// If a chunk of this length is joined to the last one: what is then reserved for that.
+    fn joined_capacity(&self, length: usize) -> Option<usize> {
+        if length >= SHORT {
+            return None;
+        }
+        match self.chunks.back()? {
+            Chunk::Joined(bytes) if bytes.len() + length <= JOINED => {
+                Some(capacity_for(bytes, bytes.len() + length, JOINED))
+            }
+            Chunk::Given(given) if given.as_ref().len() < SHORT => Some(given.as_ref().len() + length),
+            Chunk::Joined(_) | Chunk::Given(_) => None,
+        }
     }
 
     fn front(&self) -> &[u8] {
@@ -172,21 +180,16 @@ impl<B: AsRef<[u8]>> Chunks<B> {
         front.get(self.taken..).unwrap_or_default()
     }
 
-    /// Drops sealed bytes of the first chunk.
+    /// Notes that bytes of the first chunk are sealed, and drops the chunk if all of it is.
     fn take(&mut self, bytes: usize) {
         self.taken += bytes;
         self.bytes = self.bytes.saturating_sub(bytes);
-        if let Some(Chunk::Given(_)) = self.chunks.front() {
-            self.memory -= bytes;
-        }
         if self
             .chunks
             .front()
             .is_some_and(|chunk| chunk.bytes().len() <= self.taken)
         {
-            if let Some(Chunk::Joined(joined)) = self.chunks.pop_front() {
-                self.memory -= joined.capacity();
-            }
+            self.memory -= self.chunks.pop_front().map_or(0, |chunk| chunk.memory());
             self.taken = 0;
         }
     }
@@ -388,9 +391,10 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         Ok(())
     }
 
-    /// Whether [`push`](Self::push) adds a chunk.
-    pub(super) fn takes(&self, key: u64) -> bool {
-        self.all.get(&key).is_some_and(|writer| !writer.chunks.finished)
+    /// How many more bytes of memory [`push`](Self::push) takes for a chunk of this length.
+    pub(super) fn growth(&self, key: u64, length: usize) -> usize {
+        let writer = self.all.get(&key).filter(|writer| !writer.chunks.finished);
+        writer.map_or(0, |writer| writer.chunks.growth(length))
     }
 
     /// No more chunks follow. Returns whether there is such a body.

@@ -301,7 +301,9 @@ fn an_open_request_reaches_no_handler_while_the_client_does_not_take_its_answers
     assert!(duo.client.request(Call::new(11, b"?".to_vec(), 11).streaming()).is_ok());
     duo.settle();
     duo.server.open_answer(duo.id(3)).unwrap();
-    duo.server.write(duo.id(3), vec![7; 300 * KIB]).unwrap();
+    for _ in 0..10 {
+        duo.server.write(duo.id(3), vec![7; 30 * KIB]).unwrap();
+    }
     assert!(!duo.server.may_handle());
     duo.open(1);
     duo.client.write(1, b"ear".to_vec()).unwrap();
@@ -372,7 +374,9 @@ fn credit_is_read_however_many_requests_are_deferred() {
     duo.settle();
     let id = duo.id(1);
     duo.server.open_answer(id).unwrap();
-    duo.server.write(id, vec![7; 600 * KIB]).unwrap();
+    for _ in 0..20 {
+        duo.server.write(id, vec![7; 30 * KIB]).unwrap();
+    }
     duo.settle();
     assert!(!duo.server.may_handle());
     for ticket in 2..=5 {
@@ -504,6 +508,56 @@ fn one_key_leaves_windows_to_another() {
     assert_eq!(opened(&mut again), 38, "as if it had taken nothing before");
     drop((again, other));
     assert_eq!(budget.left(), 4 * BUDGET);
+}
+
+/// A chunk stays in memory until its last byte is sealed, and counts until then.
+#[test]
+fn a_chunk_of_an_open_answer_counts_whole_until_all_of_it_is_sealed() {
+    // The client gives credit for all but a KiB.
+    let client = Settings::new().with_streams(1023, 8);
+    let server = settings().with_max_held(8 << 20);
+    let mut duo = Duo::with_budget(&client, &server, SharedBudget::new(8 << 20));
+    duo.settle();
+    for number in 1..=8 {
+        duo.open(number);
+        duo.settle();
+        assert!(duo.server.may_handle(), "{number}");
+        let id = duo.id(number);
+        duo.server.open_answer(id).unwrap();
+        duo.server.write(id, vec![7; 1 << 20]).unwrap();
+        duo.server.finish_answer(id).unwrap();
+        duo.settle();
+        let counted = duo.budget.answers();
+        let memory = usize::try_from(number).unwrap() << 20;
+        assert!(counted.abs_diff(memory) <= 16 * KIB, "{counted} of {memory}");
+    }
+    for number in 1..=8 {
+        duo.client.credit(number, 64 * KIB, true);
+    }
+    duo.settle();
+    assert_eq!(duo.budget.answers(), 0);
+}
+
+/// What a buffer of joined pieces grows by needs room as other bytes do.
+#[test]
+fn joined_pieces_do_not_exceed_what_answers_may_have() {
+    let budget = SharedBudget::with_max_answers(BUDGET, 200 * KIB);
+    let mut duo = Duo::with_budget(&settings(), &settings(), budget.clone());
+    duo.settle();
+    (1..=3).for_each(|ticket| duo.open(ticket));
+    duo.settle();
+    for number in 1..=3 {
+        let id = duo.id(number);
+        duo.server.open_answer(id).unwrap();
+        for _ in 0..8 {
+            duo.server.write(id, vec![7; 4 * KIB]).unwrap();
+        }
+    }
+    let before = budget.answers();
+    assert!(before.abs_diff(96 * KIB) <= 16 * KIB, "{before}");
+    // The buffer would double.
+    assert_eq!(duo.server.write(duo.id(1), vec![7]), Err(StreamError::NoRoom));
+    assert!(budget.answers() <= before, "{}", budget.answers());
 }
 
 /// Of short pieces that are joined, what is reserved for them counts.

@@ -12,11 +12,12 @@ use falco_core::mux::{Halves, StreamError};
 
 use crate::error::Error;
 
-/// The connection takes a chunk that is longer than this piece by piece.
+/// The connection takes a chunk that is longer than this piece by piece while its writer is there,
+/// so that the writer waits. What arrives for a reader is in pieces of this size at most.
 const PIECE: usize = 64 << 10;
 /// Bytes are joined to chunks of this size at most, so that many short ones take no more memory
 /// than one long one.
-const JOINED: usize = 64 << 10;
+const JOINED: usize = 16 << 10;
 
 /// Does what the halves of a stream want, on their thread.
 pub(crate) trait Owner: Send + Sync {
@@ -85,6 +86,7 @@ impl Chunks {
             && let Some(only) = self.queue.front_mut()
         {
             only.drain(..core::mem::take(&mut self.taken));
+            only.shrink_to(JOINED);
         }
         let last = self.queue.back_mut()?;
         if last.len() + bytes <= JOINED {
@@ -95,7 +97,8 @@ impl Chunks {
         None
     }
 
-    /// Takes the first chunk, or as much of it as is worthwhile.
+    /// Takes the first chunk, or a copy of a piece of it if it is long. What is taken has no more
+    /// memory than its bytes, which are what counts.
     fn pop_piece(&mut self) -> Option<Vec<u8>> {
         let rest = self.queue.front()?.get(self.taken..).unwrap_or_default();
         let piece = match rest.get(..PIECE) {
@@ -107,10 +110,13 @@ impl Chunks {
         Some(piece)
     }
 
-    /// Takes the first chunk.
+    /// Takes all that is left of the first chunk.
     fn pop(&mut self) -> Option<Vec<u8>> {
         let mut chunk = self.queue.pop_front()?;
-        chunk.drain(..core::mem::take(&mut self.taken));
+        if self.taken > 0 {
+            chunk.drain(..core::mem::take(&mut self.taken));
+            chunk.shrink_to_fit();
+        }
         self.bytes -= chunk.len();
         Some(chunk)
     }
@@ -233,7 +239,7 @@ impl Pipe {
     pub(crate) fn arrive(&self, bytes: &[u8]) {
         self.change(|state| {
             if state.halves.arrived(bytes.len()) {
-                state.arrived.extend(bytes);
+                bytes.chunks(PIECE).for_each(|piece| state.arrived.extend(piece));
             }
         });
     }
@@ -248,6 +254,17 @@ impl Pipe {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;
             pump(halves, &mut || outgoing.pop_piece())
+        })
+    }
+
+    /// As [`pump`](Self::pump) for a writer that is gone: hands over all that it has left.
+    pub(crate) fn hand_over<T>(
+        &self,
+        pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Vec<u8>>) -> T,
+    ) -> T {
+        self.change(|state| {
+            let State { halves, outgoing, .. } = state;
+            pump(halves, &mut || outgoing.pop())
         })
     }
 }
@@ -359,6 +376,36 @@ mod tests {
                 "{memory} for {} of {length}",
                 chunks.bytes
             );
+        }
+    }
+
+    /// What the connection takes has no more memory than its bytes.
+    #[test]
+    fn no_piece_keeps_the_memory_of_a_longer_chunk() -> Result<(), Error> {
+        const LENGTH: usize = 5 * PIECE + 1;
+        for (pieces, expected) in [(0, vec![LENGTH]), (2, vec![LENGTH - 2 * PIECE]), (6, vec![])] {
+            let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));
+            pipe.send(vec![7; LENGTH])?;
+            let taken: Vec<_> = pipe.pump(|_, next| core::iter::from_fn(next).take(pieces).collect());
+            let rest: Vec<_> = pipe.hand_over(|_, next| core::iter::from_fn(next).collect());
+            let lengths: Vec<_> = rest.iter().map(Vec::len).collect();
+            assert_eq!((taken.len(), lengths), (pieces, expected));
+            for chunk in taken.iter().chain(&rest) {
+                assert_eq!(chunk.capacity(), chunk.len(), "after {pieces} pieces");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_writer_has_one_chunk_with_more_memory_than_its_bytes() {
+        for length in [1, PIECE] {
+            let mut chunks = Chunks::default();
+            chunks.push(vec![7; PIECE + 1000]);
+            assert!(chunks.pop_piece().is_some());
+            chunks.push(vec![7; length]);
+            let memory: usize = chunks.queue.iter().map(Vec::capacity).sum();
+            assert!(memory <= length + JOINED, "{memory}");
         }
     }
 

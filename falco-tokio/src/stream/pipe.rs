@@ -6,16 +6,18 @@ use core::task::{Context, Poll, Waker};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use falco_core::mux::{Halves, StreamError};
 
 use crate::error::Error;
 
-/// The connection takes a chunk that is longer than this piece by piece.
-const PIECE: usize = 64 << 10;
+/// The connection takes a chunk that is longer than this piece by piece while its writer is there,
+/// so that the writer waits. What arrives for a reader is in pieces of this size at most.
+pub(crate) const PIECE: usize = 64 << 10;
 /// Pieces that are shorter are joined.
 const SHORT: usize = 4 << 10;
-/// So many short pieces are joined. Their buffer grows by doubling, so it is not much larger.
+/// How many bytes of short pieces are joined. While pieces are added, the buffer may be twice as
+/// large as they are, and no larger than this.
 const JOINED: usize = 16 << 10;
 
 /// Tells the task of a connection that a half of a stream has something for it.
@@ -46,51 +48,88 @@ impl From<StreamError> for Why {
 /// Bytes in order.
 #[derive(Default)]
 struct Chunks {
-    chunks: VecDeque<Bytes>,
+    queue: VecDeque<Bytes>,
     /// Short pieces behind these. They are joined, so that many single bytes take no more memory
     /// than their number.
-    joined: BytesMut,
+    joined: Vec<u8>,
+    /// Pieces of the first chunk were taken. All of its memory stays as long as it does.
+    is_split: bool,
 }
 
 impl Chunks {
     fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.joined.is_empty()
+        self.queue.is_empty() && self.joined.is_empty()
     }
 
     fn push(&mut self, bytes: Bytes) {
         self.end_joined();
-        self.chunks.push_back(bytes);
+        self.queue.push_back(bytes);
     }
 
     /// Adds a copy of `bytes`, which are joined with others if they are short.
     fn copy(&mut self, bytes: &[u8]) {
-        if bytes.len() < SHORT {
-            self.joined.extend_from_slice(bytes);
-            if self.joined.len() >= JOINED {
-                self.end_joined();
-            }
-        } else {
+        if bytes.len() >= SHORT {
             self.push(Bytes::copy_from_slice(bytes));
+            return;
         }
+        if self.joined.len() + bytes.len() > JOINED {
+            self.end_joined();
+        }
+        let joined = &mut self.joined;
+        let length = joined.len() + bytes.len();
+        if length > joined.capacity() {
+            let capacity = joined.capacity().saturating_mul(2).min(JOINED).max(length);
+            joined.reserve_exact(capacity - joined.len());
+        }
+        joined.extend_from_slice(bytes);
     }
 
     /// The first chunk.
     fn front(&mut self) -> Option<&mut Bytes> {
-        if self.chunks.is_empty() {
+        if self.queue.is_empty() {
             self.end_joined();
         }
-        self.chunks.front_mut()
+        self.queue.front_mut()
     }
 
     fn pop(&mut self) -> Option<Bytes> {
         self.front()?;
-        self.chunks.pop_front()
+        self.queue.pop_front()
+    }
+
+    /// Takes the first chunk, or a copy of a piece of it if it is long. What is taken has no more
+    /// memory than its bytes, which are what counts.
+    fn pop_piece(&mut self) -> Option<Bytes> {
+        let first = self.front()?;
+        let Some(piece) = first.get(..PIECE).filter(|_| first.len() > PIECE) else {
+            return self.pop_rest();
+        };
+        let piece = Bytes::copy_from_slice(piece);
+        first.advance(PIECE);
+        self.is_split = true;
+        Some(piece)
+    }
+
+    /// Takes all that is left of the first chunk.
+    fn pop_rest(&mut self) -> Option<Bytes> {
+        self.free_split();
+        self.pop()
+    }
+
+    /// Frees what was taken of the first chunk.
+    fn free_split(&mut self) {
+        if core::mem::take(&mut self.is_split)
+            && let Some(first) = self.queue.front_mut()
+        {
+            *first = Bytes::copy_from_slice(first);
+        }
     }
 
     fn end_joined(&mut self) {
         if !self.joined.is_empty() {
-            let joined = self.joined.split().freeze();
-            self.chunks.push_back(joined);
+            // A boxed slice has no unused memory.
+            let joined = core::mem::take(&mut self.joined).into_boxed_slice();
+            self.queue.push_back(Bytes::from(joined));
         }
     }
 }
@@ -176,7 +215,7 @@ impl Pipe {
     pub(crate) fn arrive(&self, bytes: &[u8]) {
         self.change(|state| {
             if state.halves.arrived(bytes.len()) {
-                state.arrived.copy(bytes);
+                bytes.chunks(PIECE).for_each(|piece| state.arrived.copy(piece));
             }
         });
     }
@@ -199,7 +238,18 @@ impl Pipe {
     pub(crate) fn pump<T>(&self, pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Bytes>) -> T) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;
-            pump(halves, &mut || outgoing.pop())
+            pump(halves, &mut || outgoing.pop_piece())
+        })
+    }
+
+    /// As [`pump`](Self::pump) for a writer that is gone: hands over all that it has left.
+    pub(crate) fn hand_over<T>(
+        &self,
+        pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Bytes>) -> T,
+    ) -> T {
+        self.change(|state| {
+            let State { halves, outgoing, .. } = state;
+            pump(halves, &mut || outgoing.pop_rest())
         })
     }
 }
@@ -253,15 +303,10 @@ impl Pipe {
         let outgoing = &mut state.outgoing;
         if bytes.len() < SHORT && !outgoing.is_empty() {
             outgoing.copy(&bytes);
-        } else {
-            let mut rest = bytes;
-            while rest.len() > PIECE {
-                let piece = rest.split_to(PIECE);
-                outgoing.push(piece);
-            }
-            if !rest.is_empty() {
-                outgoing.push(rest);
-            }
+        } else if !bytes.is_empty() {
+            // One chunk at a time has more memory than its bytes.
+            outgoing.free_split();
+            outgoing.push(bytes);
         }
         self.notify(state, has);
         Ok(())
@@ -340,6 +385,59 @@ mod tests {
         let taken = taken.concat();
         let expected = (0..60_000_u32).map(|at| at.to_le_bytes()[0]);
         assert!(taken.iter().copied().eq(expected));
+        Ok(())
+    }
+
+    #[test]
+    fn short_pieces_take_little_more_memory_than_their_bytes() {
+        for length in [1, 100, 3_000, SHORT - 1, SHORT] {
+            let (mut chunks, mut bytes) = (Chunks::default(), 0);
+            while bytes < 1 << 20 {
+                chunks.copy(&vec![7; length]);
+                bytes += length;
+            }
+            // The memory of `Bytes` is known if they can be turned into a vector without a copy.
+            let ended = chunks.queue.into_iter().map(|chunk| {
+                let (address, chunk) = (chunk.as_ptr(), Vec::from(chunk));
+                assert_eq!(chunk.as_ptr(), address);
+                chunk.capacity()
+            });
+            let memory = ended.sum::<usize>() + chunks.joined.capacity();
+            assert!(memory <= bytes + JOINED / 2, "{memory} for {bytes} of {length}");
+        }
+    }
+
+    /// What the connection takes has no more memory than its bytes. A chunk of which nothing was
+    /// taken is not copied.
+    #[test]
+    fn no_piece_keeps_the_memory_of_a_longer_chunk() -> Result<(), Error> {
+        const LENGTH: usize = 5 * PIECE + 1;
+        for (pieces, expected) in [(0, vec![LENGTH]), (2, vec![LENGTH - 2 * PIECE]), (6, vec![])] {
+            let pipe = pipe();
+            let chunk = Bytes::from(vec![7; LENGTH]);
+            // It is known that this is the only one if it can be changed.
+            pipe.send(chunk.clone())?;
+            let taken: Vec<_> = pipe.pump(|_, next| core::iter::from_fn(next).take(pieces).collect());
+            let last = pieces.saturating_sub(5).min(1);
+            let whole = taken.iter().filter(|piece| piece.len() == PIECE).count();
+            assert_eq!((taken.len(), whole), (pieces, pieces - last));
+            let rest: Vec<_> = pipe.hand_over(|_, next| core::iter::from_fn(next).collect());
+            let lengths: Vec<_> = rest.iter().map(Bytes::len).collect();
+            assert_eq!(lengths, expected);
+            let is_free = pieces > 0;
+            assert_eq!(chunk.is_unique(), is_free, "after {pieces} pieces");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_writer_has_one_chunk_with_more_memory_than_its_bytes() -> Result<(), Error> {
+        let (pipe, chunk) = (pipe(), Bytes::from(vec![7; PIECE + 1000]));
+        pipe.send(chunk.clone())?;
+        let first = pipe.pump(|_, next| next());
+        assert!(first.is_some() && !chunk.is_unique());
+        pipe.send(Bytes::from(vec![7; PIECE]))?;
+        assert!(chunk.is_unique());
         Ok(())
     }
 }

@@ -303,11 +303,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Queues bytes of an open answer. They are sent as the client gives credit. Call it while
     /// [`wants`](Self::wants) returns `true`, so that the queue is short. Once the handler has
-    /// ended, call it for all that is left, so that it counts. No chunk is too long.
+    /// ended, call it for all that is left, so that it counts.
     ///
-    /// Chunks count towards the bounds on answers, also while they wait for credit. An answer that
-    /// is collected for the client is refused as too large if the connection holds more than
-    /// [`max_held`](crate::Settings::max_held) with it.
+    /// A chunk counts whole towards the bounds on answers until its last byte is sealed, also while
+    /// it waits for credit. So a chunk may not keep more memory than its bytes, such as those of a
+    /// longer buffer that it is a piece of. An answer that is collected for the client is refused
+    /// as too large if the connection holds more than [`max_held`](crate::Settings::max_held) with
+    /// it.
     ///
     /// # Errors
     /// [`StreamError`]. The chunk is dropped. [`StreamError::NoRoom`]: the answers of all
@@ -324,7 +326,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if streams.collected.contains_key(&key) {
             return self.collect(id, chunk.as_ref());
         }
-        if streams.writers.takes(key) && !self.make_room(chunk.as_ref().len()) {
+        let growth = streams.writers.growth(key, chunk.as_ref().len());
+        if growth > 0 && !self.make_room(growth) {
             return Err(self.refuse_answer(id, StreamError::NoRoom));
         }
         let streams = self.streams.as_mut().ok_or(StreamError::Ended)?;

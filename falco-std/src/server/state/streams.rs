@@ -154,6 +154,7 @@ impl State {
         let Some(open) = self.opens.remove(id) else {
             return Ok(false);
         };
-        open.0.pump(|halves, next| self.mux.handled(id, halves, result, next))
+        open.0
+            .hand_over(|halves, next| self.mux.handled(id, halves, result, next))
     }
 }

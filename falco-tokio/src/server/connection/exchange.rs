@@ -70,7 +70,7 @@ impl<H: Handler> Connection<H> {
                     self.handle(cx, id, body);
                 }
                 ServerStep::Opened { consumed, id, body } => {
-                    let body = Bytes::from(body.into_vec());
+                    let body = Bytes::from(body.into_vec().into_boxed_slice());
                     self.consume(consumed);
                     self.handle_open(cx, id, body);
                 }

@@ -79,7 +79,7 @@ impl<H: Handler> Connection<H> {
         };
         let failure = result.as_ref().err().copied();
         let handled = match &open {
-            Some(pipe) => pipe.pump(|halves, next| self.mux.handled(id, halves, result.map(drop), next)),
+            Some(pipe) => pipe.hand_over(|halves, next| self.mux.handled(id, halves, result.map(drop), next)),
             None => self.mux.complete(id, result, cancelled),
         };
         let counters = &self.service.counters;

@@ -12,6 +12,7 @@ use super::super::running::{self, Kept};
 use super::super::streams::StreamRequest;
 use super::Connection;
 use crate::metrics::Stopwatch;
+use crate::stream::PIECE;
 
 impl<H: Handler> Connection<H> {
     /// Calls the handler of an open request, on a task of its own. The end of an answer may reach
@@ -21,7 +22,12 @@ impl<H: Handler> Connection<H> {
             return;
         };
         let pipe = &self.opens.add(id, halves, &self.control);
-        pipe.arrive_whole(first);
+        // A request that was deferred may begin with a whole window.
+        if first.len() > PIECE {
+            pipe.arrive(&first);
+        } else {
+            pipe.arrive_whole(first);
+        }
         let since = Stopwatch::start();
         self.service.counters.requests.add(1);
         if let Some(holder) = &self.holder {
