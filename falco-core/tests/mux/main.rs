@@ -28,6 +28,7 @@ mod served;
 mod servers;
 mod streams;
 mod streams_ends;
+mod streams_memory;
 mod streams_random;
 mod streams_turns;
 mod times;
