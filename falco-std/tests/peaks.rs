@@ -68,6 +68,20 @@ fn requests_of_handlers_that_run_on_are_bounded() {
 }
 
 #[test]
+fn short_requests_are_bounded() {
+    if alone("short_requests_are_bounded") {
+        bounded(|| {
+            let builder = Server::builder(key()).max_held(BOUND).queue_timeout(millis(60_000));
+            let target = start(builder, |request| {
+                thread::sleep(millis(60_000));
+                Ok(request.into_body())
+            });
+            target.short_requests();
+        });
+    }
+}
+
+#[test]
 fn classic_messages_that_have_arrived_in_part_are_bounded() {
     if alone("classic_messages_that_have_arrived_in_part_are_bounded") {
         bounded(|| {

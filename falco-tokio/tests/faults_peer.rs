@@ -28,9 +28,12 @@ fn brief() -> Settings {
     Settings::new().with_lifetime(Duration::from_secs(1)).unwrap()
 }
 
-/// With room for two large requests and no more: what a peer has held and not given back is missed.
+/// With room for two large requests and a short one, which count 1 KiB each besides their bodies,
+/// and no more: what a peer has held and not given back is missed.
 fn narrow() -> ServerBuilder {
-    Server::builder(key(1)).settings(brief()).max_held(2 * LARGE + 1000)
+    Server::builder(key(1))
+        .settings(brief())
+        .max_held(2 * LARGE + 3 * 1024 + 1000)
 }
 
 /// Peers, each with half of a large message sent.

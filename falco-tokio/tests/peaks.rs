@@ -75,6 +75,18 @@ fn requests_of_handlers_that_run_on_are_bounded() {
 }
 
 #[test]
+fn short_requests_are_bounded() {
+    if alone("short_requests_are_bounded") {
+        let (target, runtime) = start(Server::builder(key(1)).max_held(BOUND), |request: Request| async move {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok(request.into_body())
+        });
+        target.short_requests();
+        runtime.shutdown_background();
+    }
+}
+
+#[test]
 fn classic_messages_that_have_arrived_in_part_are_bounded() {
     if alone("classic_messages_that_have_arrived_in_part_are_bounded") {
         let builder = Server::classic(key(1)).max_held(BOUND);

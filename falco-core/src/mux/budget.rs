@@ -96,8 +96,9 @@ impl SharedBudget {
     /// The default of how many bytes the answers may have: 2 GiB.
     pub const DEFAULT_MAX_ANSWERS: usize = 1 << 31;
 
-    /// A bound of this many bytes for requests, and the same for answers. The windows of open
-    /// requests take at most three quarters of the one for requests.
+    /// A bound of this many bytes for requests, and the same for answers. Each request counts 1 KiB
+    /// besides its body. The windows of open requests take at most three quarters of the one for
+    /// requests.
     ///
     /// Answers of handlers that are running when their bound is reached exceed it. They may have
     /// twice as many bytes in all, and [`DEFAULT_MAX_ANSWERS`](Self::DEFAULT_MAX_ANSWERS) at least.

@@ -84,6 +84,12 @@ pub(super) fn bytes(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
+/// What a request takes of the shared bound besides its body, in bytes. A handler with its task or
+/// its place in a queue, and what connections remember of the request, take that much at most
+/// without what the handler itself allocates. Without it, requests with empty bodies would be
+/// bounded by the connections alone. A window is much larger, and counts without it.
+pub(super) const PER_REQUEST: usize = 1 << 10;
+
 /// How many rows of released requests may stay, in addition to one for each request.
 const SPARE: usize = 8;
 
@@ -98,8 +104,6 @@ pub(super) struct Held {
     count: u32,
     /// Bytes of all requests.
     bytes: u32,
-    /// Bytes that were [handed over](Self::hand_over).
-    handed: u32,
     max_bytes: u32,
     /// There is no room for a request, not even an empty one.
     is_closed: bool,
@@ -119,6 +123,14 @@ struct Row {
     is_window: bool,
 }
 
+impl Row {
+    /// What it takes of the shared bound.
+    fn shared(&self) -> usize {
+        let besides = if self.is_window { 0 } else { PER_REQUEST };
+        bytes(self.bytes).saturating_add(besides)
+    }
+}
+
 impl Held {
     /// No requests. Together they may hold `max_bytes`.
     pub(super) const fn new(max_bytes: u32) -> Self {
@@ -126,7 +138,6 @@ impl Held {
             rows: Vec::new(),
             count: 0,
             bytes: 0,
-            handed: 0,
             max_bytes,
             is_closed: false,
         }
@@ -144,14 +155,12 @@ impl Held {
         usize::try_from(self.count).unwrap_or(usize::MAX)
     }
 
-    /// Bytes of all requests that were not handed over, and how many of them are windows.
+    /// What the requests that were not handed over take of the shared bound, and how much of that
+    /// are windows.
     pub(super) fn own_bytes(&self) -> (usize, usize) {
-        let windows = self
-            .rows
-            .iter()
-            .filter(|row| row.is_window && !row.is_handed && !row.is_released);
-        let windows = windows.map(|row| bytes(row.bytes)).sum();
-        (bytes(self.bytes - self.handed), windows)
+        let own = || self.rows.iter().filter(|row| !row.is_handed && !row.is_released);
+        let windows = own().filter(|row| row.is_window).map(Row::shared).sum();
+        (own().map(Row::shared).sum(), windows)
     }
 
     /// Whether `bytes` more fit.
@@ -209,14 +218,11 @@ impl Held {
         let at = self.find(id)?;
         let row = self.rows.get_mut(at)?;
         row.is_released = true;
-        let (bytes, is_handed, is_window) = (row.bytes, row.is_handed, row.is_window);
-        self.bytes -= bytes;
+        let own = (!row.is_handed).then(|| (row.shared(), row.is_window));
+        self.bytes -= row.bytes;
         self.count -= 1;
-        if is_handed {
-            self.handed -= bytes;
-        }
         self.remove_released();
-        (!is_handed).then_some((self::bytes(bytes), is_window))
+        own
     }
 
     /// Marks the bytes of a request as handed over, and returns how many there are and whether they
@@ -227,8 +233,7 @@ impl Held {
         let row = at.and_then(|at| self.rows.get_mut(at)).filter(|row| !row.is_handed);
         let Some(row) = row else { return (0, false) };
         row.is_handed = true;
-        self.handed += row.bytes;
-        (bytes(row.bytes), row.is_window)
+        (row.shared(), row.is_window)
     }
 
     /// The bytes of a request are a window.

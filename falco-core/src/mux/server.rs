@@ -19,7 +19,7 @@ use self::deferred::Deferred;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
 use super::ending::Ending;
-use super::held::{Held, HeldBytes, WindowOf, bytes, give_back};
+use super::held::{Held, HeldBytes, PER_REQUEST, WindowOf, bytes, give_back};
 use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
@@ -252,13 +252,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 ServerStep::Established { consumed }
             }
             ServerEvent::Request { id, body } => {
-                if !self.hold(id, body.len()) {
+                if !self.hold_new(id, body.len()) {
                     return Ok(skip);
                 }
                 self.whole(consumed, id, Body::Lent(body))
             }
             ServerEvent::Begin { id, total, body } => {
-                if self.hold(id, body.len()) && self.parts.begin(id, total, body).is_err() {
+                if self.hold_new(id, body.len()) && self.parts.begin(id, total, body).is_err() {
                     self.refuse_busy(id);
                 }
                 skip
@@ -281,7 +281,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     return Ok(skip);
                 }
                 // Count the bytes that the buffer reserves, which may be more than have arrived.
-                if !self.hold(id, self.parts.growth(id, body.len())) {
+                if !self.hold(id, self.parts.growth(id, body.len()), 0) {
                     return Ok(skip);
                 }
                 if self.parts.part(id, body).is_err() {
@@ -401,14 +401,21 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.refuse(id, Refusal::Busy);
     }
 
-    /// Counts bytes of a request, or refuses it if there is no room for them.
-    fn hold(&mut self, id: RequestId, bytes: usize) -> bool {
-        if !self.budget.take(bytes) {
+    /// Counts a request that begins with so many bytes, or refuses it if there is no room for it.
+    fn hold_new(&mut self, id: RequestId, bytes: usize) -> bool {
+        self.hold(id, bytes, PER_REQUEST)
+    }
+
+    /// Counts bytes of a request, and what it takes of the shared bound `besides`, or refuses it if
+    /// there is no room for them.
+    fn hold(&mut self, id: RequestId, bytes: usize, besides: usize) -> bool {
+        let shared = bytes.saturating_add(besides);
+        if !self.budget.take(shared) {
             self.refuse_busy(id);
             return false;
         }
         if !self.held.add(id, bytes) {
-            self.budget.give_back(bytes);
+            self.budget.give_back(shared);
             self.refuse_busy(id);
             return false;
         }

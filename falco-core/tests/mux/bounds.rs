@@ -12,6 +12,8 @@ use falco_core::{
 
 const NOW: Instant = Instant::ZERO;
 const BUDGET: usize = 300_000;
+/// What a request counts besides its body.
+const PER_REQUEST: usize = 1 << 10;
 
 struct Pair<C: ClientKeyRef, S: ServerKeyRef> {
     client: ClientMux<C, Vec<u8>, ()>,
@@ -139,7 +141,7 @@ fn bytes_taken_for_a_handler_come_back_when_it_ends_and_not_before() {
         pair.request(500);
         pair.send();
         let (requests, _) = pair.serve();
-        assert_eq!(budget.left(), BUDGET - 1_500);
+        assert_eq!(budget.left(), BUDGET - 1_500 - 2 * PER_REQUEST);
         let held = pair.server.take_held(requests[0].0);
         // A second value has nothing to give back.
         drop(pair.server.take_held(requests[0].0));
@@ -147,24 +149,59 @@ fn bytes_taken_for_a_handler_come_back_when_it_ends_and_not_before() {
             "answered" => {
                 pair.server.answer(requests[0].0, vec![1; 10]).unwrap();
                 assert!(pair.serve().1.is_ok());
-                assert_eq!((pair.server.unanswered(), budget.left()), (1, BUDGET - 1_500), "{end}");
+                assert_eq!(
+                    (pair.server.unanswered(), budget.left()),
+                    (1, BUDGET - 1_500 - 2 * PER_REQUEST),
+                    "{end}"
+                );
             }
             "refused" => {
                 pair.server.refuse(requests[0].0, falco_core::Refusal::Failed);
                 assert!(pair.serve().1.is_ok());
-                assert_eq!((pair.server.unanswered(), budget.left()), (1, BUDGET - 1_500), "{end}");
+                assert_eq!(
+                    (pair.server.unanswered(), budget.left()),
+                    (1, BUDGET - 1_500 - 2 * PER_REQUEST),
+                    "{end}"
+                );
             }
             "finished" => {
                 pair.server.finish();
-                assert_eq!(budget.left(), BUDGET - 1_000, "{end}: the other's are given back");
+                assert_eq!(
+                    budget.left(),
+                    BUDGET - 1_000 - PER_REQUEST,
+                    "{end}: the other's are given back"
+                );
             }
             _ => {}
         }
         drop(pair);
-        assert_eq!(budget.left(), BUDGET - 1_000, "{end}");
+        assert_eq!(budget.left(), BUDGET - 1_000 - PER_REQUEST, "{end}");
         drop(held);
         assert_eq!(budget.left(), BUDGET, "{end}");
     }
+}
+
+#[test]
+fn requests_without_bodies_are_bounded_over_all_connections() {
+    let keys = (noise_client(7), noise_server(7));
+    let mut pair = Pair::with_budget(&keys.0, &keys.1, &Settings::new(), 10 * PER_REQUEST);
+    let budget = pair.budget.clone();
+    for _ in 0..12 {
+        pair.request(0);
+    }
+    pair.send();
+    let (requests, _) = pair.serve();
+    assert_eq!((requests.len(), pair.server.take_busy(), budget.left()), (10, 2, 0));
+    let held: Vec<_> = requests[..4].iter().map(|(id, _)| pair.server.take_held(*id)).collect();
+    for (id, _) in &requests[..6] {
+        pair.server.answer(*id, vec![]).unwrap();
+    }
+    assert!(pair.serve().1.is_ok());
+    assert_eq!(budget.left(), 2 * PER_REQUEST, "handlers of four run on");
+    drop(pair);
+    assert_eq!(budget.left(), 6 * PER_REQUEST);
+    drop(held);
+    assert_eq!(budget.left(), 10 * PER_REQUEST);
 }
 
 #[test]
@@ -257,7 +294,7 @@ fn a_classic_message_in_part_counts_as_much_as_a_buffer_reserves_for_it() {
     }
     // The whole counts once.
     let (requests, _) = pair.arrive(all);
-    assert_eq!((requests.len(), budget.left()), (1, BUDGET - 200_000));
+    assert_eq!((requests.len(), budget.left()), (1, BUDGET - 200_000 - PER_REQUEST));
     pair.request(200_000);
     pair.server.answer(requests[0].0, vec![1]).unwrap();
     assert_eq!(pair.serve(), (vec![], Ok(())));
@@ -286,7 +323,7 @@ fn a_classic_connection_over_the_bound_answers_what_it_has_and_ends() {
         let (requests, goes_on) = pair.arrive(all);
         assert_eq!(
             (requests.len(), goes_on, pair.budget.left()),
-            (1, Ok(()), budget - first)
+            (1, Ok(()), budget - first - PER_REQUEST)
         );
         let arrived = second[..600_000].to_vec();
         assert_eq!(

@@ -113,7 +113,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         50_000..200_000_u32,
         prop_oneof![64..2_000_u16, Just(u16::MAX)],
     );
-    let budget = prop_oneof![1_000..300_000_usize, Just(1 << 20)];
+    let budget = prop_oneof![2_000..300_000_usize, Just(1 << 20)];
     let held = prop_oneof![Just(100_000), Just(64 << 20)];
     (limits, (budget, held), any::<[bool; 2]>(), vec(op(), 0..50)).prop_map(
         |((in_flight, max_message, max_record), (budget, max_held), [stops, established], ops)| Plan {

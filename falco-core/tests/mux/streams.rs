@@ -314,14 +314,14 @@ fn an_open_request_reaches_no_handler_while_the_client_does_not_take_its_answers
     duo.client.write(1, b"ly".to_vec()).unwrap();
     duo.send();
     assert_eq!((duo.serve(), duo.server.has_request()), (vec![], false));
-    assert_eq!(duo.budget.left(), BUDGET - 3 * 64 * KIB - 2);
+    assert_eq!(duo.budget.left(), BUDGET - 3 * 64 * KIB - 2 - 2 * KIB);
     assert_eq!(duo.client.cancel_open(3), Some((3, Fate::MaybeProcessed)));
     duo.client.finish_body(1).unwrap();
     duo.send();
     assert_eq!(duo.serve(), []);
     assert_eq!(
         duo.budget.left(),
-        BUDGET - 2 * 64 * KIB - 2,
+        BUDGET - 2 * 64 * KIB - 2 - 2 * KIB,
         "one is cancelled before its handler runs"
     );
     // The client takes what its window allows. What waits for credit still counts, and the credit

@@ -8,7 +8,7 @@ use std::time::Instant as Clock;
 use crate::common::noise::{
     AtClient, AtServer, BEGIN, CANCEL, CLOSE, MESSAGE, PING, ServerKeys, at_client_with, at_server, begin, honest,
 };
-use falco_core::mux::{Budget, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Budget, ServerMux, ServerStep};
 use falco_core::testing::{NoSecurity, RawPeer, raw_frame, raw_settings};
 use falco_core::{Instant, Received, Settings};
 
@@ -104,13 +104,28 @@ impl AtMux<()> {
     }
 }
 
-impl AtMux<SharedBudget> {
+/// The answers of all connections exceed their bound.
+struct Over;
+
+impl Budget for Over {
+    fn take(&self, _: usize) -> bool {
+        true
+    }
+
+    fn give_back(&self, _: usize) {}
+
+    fn is_over(&self) -> bool {
+        true
+    }
+}
+
+impl AtMux<Over> {
     /// With `count` requests that are deferred: no byte of an answer may be queued, and there are
     /// some.
     fn deferred(count: u32) -> Self {
         let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
         let rig = at_server(&settings);
-        let mut mux = ServerMux::new(rig.machine, SharedBudget::new(0), &settings);
+        let mut mux = ServerMux::new(rig.machine, Over, &settings);
         let mut raw = rig.raw;
         let mut first = raw.seal(&raw_frame(MESSAGE, 1, b""));
         let Ok(ServerStep::Request { id, .. }) = mux.recv(rig.now, &mut first) else {
@@ -160,7 +175,7 @@ impl Costs for AtMux<()> {
     }
 }
 
-impl Costs for AtMux<SharedBudget> {
+impl Costs for AtMux<Over> {
     fn read(&mut self, frames: &[u8]) -> Duration {
         self.read_all(frames)
     }

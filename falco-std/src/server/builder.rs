@@ -280,8 +280,9 @@ impl ServerBuilder {
     }
 
     /// How many bytes the requests in flight on all connections may hold, 1 GiB by default.
-    /// [`Settings::with_max_held`] limits those of one connection. A request beyond the limit is
-    /// refused as busy.
+    /// [`Settings::with_max_held`] limits those of one connection. Each request counts 1 KiB
+    /// besides its body here, so that the number of requests is limited too. A request beyond the
+    /// limit is refused as busy.
     ///
     /// While more bytes of answers than this are queued on all connections, a request reaches a
     /// handler only if at most 16 KiB are queued on its own connection.

@@ -292,8 +292,9 @@ impl ServerBuilder {
     }
 
     /// How many bytes uncompleted requests may hold over all connections: 1 GiB by default;
-    /// [`Settings::with_max_held`] bounds those of one connection. A request over the limit is
-    /// refused as busy.
+    /// [`Settings::with_max_held`] bounds those of one connection. Each request counts 1 KiB
+    /// besides its body here, so that the number of requests is bounded too. A request over the
+    /// limit is refused as busy.
     ///
     /// While more bytes of answers than this are queued over all connections, a request reaches a
     /// handler only if at most 16 KiB are queued on its own connection.

@@ -278,6 +278,24 @@ impl Target {
         assert_grown(before, bound, "320 cancelled requests of 256 KiB");
     }
 
+    /// Clients send as many empty requests as they may, whose handlers do not end.
+    #[track_caller]
+    pub(crate) fn short_requests(self) {
+        const CLIENTS: usize = 100;
+        // Their records are short, and so are the buffers for them.
+        let bound = BOUND + CLIENTS * (64 << 10) + self.besides;
+        let (keys, mut sealer) = (noise(self.key), Sealer::new());
+        let before = reset_peak();
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| Silent::connect(self.address, &keys)).collect();
+        for client in &mut clients {
+            for _ in 0..1024 {
+                sealer.send(client, 0);
+            }
+        }
+        assert_grown(before, bound, "102,400 empty requests of 100 clients");
+        drop(clients);
+    }
+
     /// On the classic wire, clients send all of a message of 1 MiB but its end.
     #[track_caller]
     pub(crate) fn messages_in_part(self) {
