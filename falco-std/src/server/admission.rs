@@ -3,8 +3,6 @@
 //! [`falco_core::mux::Admission`].
 
 mod permit;
-#[cfg(all(test, unix))]
-mod tests;
 
 use core::fmt;
 use core::time::Duration;

@@ -1,6 +1,9 @@
 //! One connection of a server: the thread that reads, and what a worker does for a request. The
 //! state that they share is in `state`.
 
+#[cfg(all(test, unix))]
+mod half_open_tests;
+
 use core::net::SocketAddr;
 use core::panic::AssertUnwindSafe;
 use core::time::Duration;

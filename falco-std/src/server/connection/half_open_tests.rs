@@ -1,16 +1,18 @@
 //! A half-open connection is dropped or not, depending on whether its bytes are in the socket,
 //! read, or not sent.
 
+use core::time::Duration;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use falco_core::Key;
+use falco_core::mux::Source;
 
-use super::super::connection::prepare;
-use super::*;
+use super::super::admission::Permit;
+use super::prepare;
 use crate::Server;
-use crate::socket::Socket;
+use crate::socket::{SharedSocket, Socket};
 
 /// How long one wait for a socket takes.
 const MOMENT: Duration = Duration::from_millis(50);
