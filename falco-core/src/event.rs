@@ -187,8 +187,8 @@ pub enum ServerEvent<'u> {
     },
     /// The client no longer wants the answer. Stop the handler and refuse the request as cancelled,
     /// or answer it anyway. Of an open request, or one with an open answer, nothing more arrives:
-    /// no part, no end and no credit. So it is also if the client's stream ends before the end of
-    /// an open request.
+    /// no part, no end and no credit. The connection also returns this event if the client's
+    /// stream ends before the end of an open request.
     Cancelled {
         /// The request.
         id: RequestId,

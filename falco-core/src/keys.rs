@@ -42,8 +42,8 @@ pub type ClientKeys = Keys<NoiseClient<HeapTable, Provider, Vec<u8>>>;
 pub type ServerKeys = Keys<NoiseServer<HeapTable, ServerRing, Provider, Vec<u8>>>;
 
 impl ClientKeys {
-    /// Whether the server may send something that answers nothing, such as a CLOSE. If not, a
-    /// client that has one request in flight at a time need not read before it sends the next.
+    /// Whether the server may send something that is not a reply, such as a CLOSE. If not, a client
+    /// that has one request in flight at a time need not read before it sends the next.
     #[must_use]
     pub const fn receives_unasked(&self) -> bool {
         self.noise().is_some()
@@ -97,14 +97,13 @@ impl ServerKeys {
         self.ring()?.label(key?)
     }
 
-    /// The keys of the noise wire with their labels, in no order.
+    /// The keys of the noise wire with their labels, in no particular order.
     #[must_use]
     pub fn labels(&self) -> Vec<(KeyId, Option<Arc<str>>)> {
         self.ring().map(ServerRing::labels).unwrap_or_default()
     }
 
-    /// Removes a key of the noise wire and wipes it. Returns whether there was
-    /// such a key.
+    /// Removes a key of the noise wire and wipes it. Returns whether there was such a key.
     pub fn retire(&self, id: KeyId) -> bool {
         self.ring().is_some_and(|ring| ring.retire(id))
     }
@@ -140,11 +139,11 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// The default for the [nonces](Self::nonces) of a client. Each request and each answer takes
-    /// one.
+    /// The default for the [nonces](Self::nonces) of a client: 20 KiB, at 20 bytes each. Each
+    /// request and each answer takes one.
     pub const DEFAULT_CLIENT_NONCES: usize = 1024;
-    /// The default for the [nonces](Self::nonces) of a server: 1.25 MiB. Each request and each
-    /// answer takes one.
+    /// The default for the [nonces](Self::nonces) of a server: 1.25 MiB, at 20 bytes each. Each
+    /// request and each answer takes one.
     pub const DEFAULT_SERVER_NONCES: usize = 65_536;
 
     /// Whether a server with these keys accepts both wires.
@@ -155,7 +154,7 @@ impl Secrets {
     /// The one key of a client.
     ///
     /// # Errors
-    /// [`SetupError`].
+    /// [`SetupError::NoKey`], [`SetupError::Context`] or [`SetupError::Entropy`].
     pub fn into_client<G: TryCryptoRng + ?Sized>(self, rng: &mut G) -> Result<ClientKeys, SetupError> {
         if let Some(key) = self.classic {
             return Ok(Keys(Wires::Classic(classic(key, self.nonces, rng)?)));
@@ -167,7 +166,7 @@ impl Secrets {
     /// The keys of a server.
     ///
     /// # Errors
-    /// [`SetupError`].
+    /// Every [`SetupError`] except [`NoRing`](SetupError::NoRing).
     pub fn into_server<G: TryCryptoRng + ?Sized>(self, rng: &mut G) -> Result<ServerKeys, SetupError> {
         let classic_id = self.classic.as_ref().map(|key| NoiseSecret::id_of(key, &Provider));
         let noise = if self.noise.is_empty() {

@@ -136,9 +136,9 @@
 //! | [`ConnectionError`] | what ended the connection; returned again later | `recv` and others |
 //! | [`RequestError`] | one request failed; the connection goes on | wrapped in the enums below |
 //! | [`Misuse`] | the API forbids this call; nothing has changed | wrapped in the enums below |
-//! | [`Error`] | one of these, or the connection is closing | `request`, `ping`, `cancel` |
-//! | [`ReplyError`] | one of these, or the request is not open | `answer`, `refuse` |
-//! | [`SealError`] | one of these, or [`OutputTooSmall`] | `seal` |
+//! | [`Error`] | one of the first three, or the connection closes | `request`, `ping`, `cancel` |
+//! | [`ReplyError`] | one of the first three, or no answer is due | `answer`, `refuse` |
+//! | [`SealError`] | the first or third, [`OutputTooSmall`], closing, no answer is due | `seal` |
 //! | [`OutputTooSmall`] | the output slice is too small; nothing has changed | `poll_transmit` |
 //! | [`EntropyError`] | no random numbers; nothing was sent | [`Connection::new`] |
 //! | [`StorageFull`] | the receive buffer has no room | [`RecvBuf`] |

@@ -1,7 +1,8 @@
 //! The interface between [`Connection`](crate::Connection), which is the same for every wire and
-//! both roles, and the wires. No method has a default, because a session of either wire has to hand
-//! on each of them. The traits are public because [`KeyRef`](crate::KeyRef) builds on
-//! them, and have no name outside of this crate. `Connection` documents the methods.
+//! both roles, and the wires. Only `has_pending` has a default: a session of either wire has to
+//! forward each method, and a default would hide a missing one. The traits are public because
+//! [`KeyRef`](crate::KeyRef) builds on them, and have no name outside of this crate. `Connection`
+//! documents the methods.
 
 use core::fmt::Debug;
 
@@ -20,9 +21,9 @@ use crate::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BufferSizes {
-    /// Size of the buffer for unread bytes.
+    /// Size of the buffer for unread bytes, in bytes.
     pub unread: usize,
-    /// Size of the buffer for output.
+    /// Size of the buffer for output, in bytes.
     pub output: usize,
 }
 
@@ -69,7 +70,7 @@ pub trait Session: Debug {
         true
     }
     fn set_reading(&mut self, now: Instant, reading: bool);
-    /// The stream has accepted a whole output behind which answers are queued.
+    /// The stream has accepted a whole output, and more messages are queued.
     fn note_taken(&mut self, now: Instant);
     fn handle_late_poll(&mut self, now: Instant);
     fn close(&mut self, now: Instant, reason: CloseReason);

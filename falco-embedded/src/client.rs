@@ -19,14 +19,15 @@ mod streams;
 #[cfg(feature = "streams")]
 pub use streams::PendingSubscription;
 
-/// A client over two buffers, with one request in flight at a time. You move its bytes.
+/// A client over two buffers, with one request in flight at a time. The caller moves bytes
+/// between the buffers and the stream.
 ///
 /// The [crate's page](crate) has a super-loop around it.
 pub struct BufferedClient<H: ClientKeyRef, B: Buffers> {
     connection: BufferedConnection<ClientSide, H, B>,
     /// The request that was begun and is not completed.
     in_flight: Option<RequestId>,
-    /// All of the last request was sealed.
+    /// The last request was sealed whole, or it is open and was begun.
     all_sealed: bool,
     last_pong: Option<PingId>,
 }
@@ -48,8 +49,9 @@ pub struct PendingRequest<B, A> {
 }
 
 impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
-    /// The length of the answer, once all of it is at the front of its memory. A request that was
-    /// [cancelled](BufferedClient::step_idle) never has one.
+    /// The length of the answer in bytes, once the whole answer is at the front of the memory for
+    /// it; `None` before that. A request that was [cancelled](BufferedClient::step_idle) never
+    /// returns a length.
     ///
     /// # Errors
     /// [`Error::Request`], or [`Error::AnswerTooLarge`] if the answer did not fit.
@@ -145,7 +147,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
 
     /// The fate of the last [request](Self::request), if the connection ended before it completed.
     ///
-    /// It was not processed if part of it was never sealed, or if the stream
+    /// It was not processed if it was not sealed whole, or if the stream
     /// [ended](falco_core::Connection::fate) before a byte had arrived after the welcome. Then you
     /// may send it again on another connection. In every other case a handler may have processed
     /// it.

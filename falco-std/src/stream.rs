@@ -19,8 +19,8 @@ pub trait Stream: Read + Write {
     /// Those of the operating system. They end the connection.
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Sets the timeout of writes that make no progress, in the same way. It also holds for
-    /// [`flush`](Write::flush). Both are called again after they have timed out.
+    /// Sets the timeout of writes that make no progress, in the same way. It also applies to
+    /// [`flush`](Write::flush). A write or a flush that has timed out is called again.
     ///
     /// # Errors
     /// Those of the operating system. They end the connection.
@@ -37,7 +37,7 @@ pub trait Stream: Read + Write {
     ///
     /// A client that reads on its callers' threads calls this before it sends, so that it does not
     /// send to a server that is gone. The default implementation returns
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock), which is right for a stream that cannot know.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock), which is correct for a stream that cannot tell.
     ///
     /// # Errors
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has arrived. Other errors end the
@@ -52,13 +52,13 @@ pub trait Stream: Read + Write {
     /// A client calls this before it sends on a connection on which nothing has arrived for a
     /// while. A server calls it before it drops a half-open connection for another. Other threads
     /// wait meanwhile, so it must not wait for a read or a write of another handle. The default
-    /// implementation returns `false`, which is right for a stream that cannot know.
+    /// implementation returns `false`, which is correct for a stream that cannot tell.
     fn is_readable(&self) -> bool {
         false
     }
 
     /// Returns another handle of the same stream, so that one thread can read while another writes.
-    /// Timeouts and shutdowns hold for all handles.
+    /// Timeouts and shutdowns apply to all handles.
     ///
     /// The default implementation returns `None`: the stream does not split. Then one thread at a
     /// time uses the stream, and requests go one after another.

@@ -134,7 +134,8 @@ impl Server {
     /// The address that the server is bound to.
     ///
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if it is not an internet address.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if it is not an internet address, or if the
+    /// server is [bound to nothing](ServerBuilder::unbound).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let listener = self.listener.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         listener.local_addr()
@@ -165,8 +166,8 @@ impl Server {
 
     /// Like [`serve`](Self::serve), and takes open requests too, which clients begin with
     /// [`Client::open`](crate::Client::open): `streams` runs for each of them, on a task of its
-    /// own, and reads its body and writes its answer while they travel. [`Call`](crate::Call) has
-    /// an example. [`ServerBuilder::streams`] has the limits.
+    /// own, reads its body as it arrives and writes its answer piece by piece.
+    /// [`Call`](crate::Call) has an example. [`ServerBuilder::streams`] has the limits.
     ///
     /// # Errors
     /// Those of [`serve`](Self::serve).
@@ -241,8 +242,8 @@ impl Server {
     ///
     /// The connection does not count towards
     /// [`max_connections`](ServerBuilder::max_connections) and the other limits on connections, and
-    /// is never dropped for others. A shutdown ends it as it does others, also one that has
-    /// begun before.
+    /// is never dropped for others. A shutdown ends it as it does others, even one that
+    /// began before this call.
     ///
     /// ```
     /// use falco_tokio::{Client, ConnectionError, Key, Request, Server};
@@ -347,7 +348,7 @@ impl Service {
         Ok(id)
     }
 
-    /// The server has several keys, and one of them is not to take all windows of open requests.
+    /// The server has several keys: the windows of one of them must leave room for the others.
     fn share_by_key(&self) {
         self.budget.share_by_key();
     }
@@ -389,8 +390,8 @@ pub struct Handle {
 impl Handle {
     /// Shuts the server down gracefully: it accepts no more connections, notifies its clients,
     /// completes the requests that have begun, and closes. This returns at once. [`Server::serve`]
-    /// returns when all connections have ended: on the noise wire after at most a lifetime, on the
-    /// classic wire when all running handlers have finished.
+    /// returns when all connections have ended: on the noise wire after at most one idle timeout
+    /// (`lifetime`), on the classic wire when all running handlers have finished.
     ///
     /// A connection that has nothing more to do waits up to a second for its client to end as well.
     pub fn shutdown(&self) {

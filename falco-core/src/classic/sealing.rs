@@ -87,7 +87,7 @@ impl<L: ReplayCache, C: Crypto> ClassicKey<L, C> {
         self.aead
             .open(nonce, &[], text, tag)
             .map_err(|_| OpenError::Inauthentic)?;
-        // Only nonces of authentic texts enter the replay cache: others would evict them.
+        // Only nonces of authentic texts enter the replay cache. Others could evict them.
         if own.has_used(nonce) {
             return Err(OpenError::Seen);
         }

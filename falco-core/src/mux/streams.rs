@@ -1,5 +1,5 @@
-//! Open bodies that this side writes: the bytes that wait to be sealed, whose turn is next, and who
-//! may write more.
+//! Open bodies that this side writes: the bytes that wait to be sealed, the order of turns, and
+//! which owners may write more.
 
 mod chunks;
 
@@ -16,7 +16,7 @@ use crate::outgoing::Outgoing;
 pub(super) const ENOUGH: usize = 64 << 10;
 /// How many bodies have a turn in one output at most.
 const TURNS: usize = 64;
-/// So many keys of bodies that are gone may stay in the order of turns, besides one for each body.
+/// How many keys of removed bodies [`Writers::ready`] may contain, besides one for each body in it.
 const GONE: usize = 64;
 
 /// Why a chunk of an open body was not accepted.
@@ -111,12 +111,12 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writer<M, B> {
 }
 
 /// All open bodies that this side writes, by key. Only those that could be sent have turns, so that
-/// one without credit holds nobody up.
+/// a body without credit does not delay the others.
 pub(super) struct Writers<M, B> {
     all: BTreeMap<u64, Writer<M, B>>,
-    /// Those that could be sent, in the order of their turns. Some are gone.
+    /// Those that could be sent, in the order of their turns, and keys of removed bodies.
     ready: VecDeque<u64>,
-    /// How many of these are not gone.
+    /// How many keys in `ready` are of bodies that were not removed.
     ready_count: usize,
     /// Those whose owners may write again.
     writable: VecDeque<u64>,
@@ -278,12 +278,12 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         }
     }
 
-    /// Removes a body. Its owner may be waiting, and is told.
+    /// Removes a body. If its owner waits, [`pop_writable`](Self::pop_writable) returns the body.
     pub(super) fn remove(&mut self, key: u64) -> Option<(M, Chunks<B>)> {
         let writer = self.all.remove(&key)?;
         if writer.is_ready {
             self.ready_count -= 1;
-            // Each sweep removes more than it keeps, so that a removal takes little time.
+            // Each sweep removes more keys than it keeps, so its amortized cost is low.
             if self.ready.len() > 2 * self.ready_count + GONE {
                 let all = &self.all;
                 self.ready.retain(|key| all.contains_key(key));
@@ -329,8 +329,8 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
 
     /// Puts the selected bodies back. `credit` says how many more bytes of one may be sent.
     pub(super) fn end_turn(&mut self, credit: impl Fn(&M) -> u32, mut each: impl FnMut(Turn<&M>)) {
-        // Those for which the output had no room stay in front of the others. One before another
-        // that had a frame had no frame for another reason.
+        // The output had no room for the bodies after the last one that had a frame: these stay
+        // ahead of the others. A body before that one had no frame for another reason.
         let mut sealing = core::mem::take(&mut self.sealing);
         let last = sealing.iter().rposition(|(_, writer)| writer.had_frame());
         let mut waiting = Vec::new();

@@ -34,7 +34,7 @@ pub(super) enum Order {
     Ping(PingTo),
     /// Begin an open request.
     Begin(Box<OpenCall>),
-    /// A half of the open request with this ticket wants something.
+    /// A half of the open request with this ticket has something for the connection.
     Stream(u64),
     /// Report when there is a connection, or why there is none.
     Open(oneshot::Sender<Result<(), Error>>),
@@ -51,7 +51,7 @@ struct State {
     orders: Orders,
     waker: Option<Waker>,
     tickets: u64,
-    /// Tickets of open requests, which are numbered apart.
+    /// The last ticket of an open request. These are numbered separately.
     open_tickets: u64,
     /// No new requests are accepted.
     closed: bool,
@@ -137,7 +137,7 @@ impl Shared {
         let pipe = Pipe::new(Box::new(owner), Halves::of_client(env.settings.window_kib()));
         let halves = crate::stream::Call::new(&pipe);
         let mut call = OpenCall::new(ticket, Waiter::stream(pipe, limit, Arc::clone(env)));
-        // A request that is not finished accepts it.
+        // It fails only on a request that is finished, and this one is new.
         let _ = call.write(first);
         state.push(Order::Begin(Box::new(call)));
         Self::wake(state);
@@ -192,7 +192,7 @@ impl Shared {
         (self.troubled.load(Ordering::Relaxed), self.outstanding().max(in_flight))
     }
 
-    /// Sets what the task knows of the load.
+    /// Sets the task's part of the [`load`](Self::load).
     pub(super) fn set_load(&self, troubled: bool, in_flight: usize) {
         self.troubled.store(troubled, Ordering::Relaxed);
         self.in_flight.store(in_flight, Ordering::Relaxed);
@@ -208,7 +208,7 @@ impl Shared {
         self.server.load(Ordering::Relaxed) > 0
     }
 
-    /// The server that it is connected to.
+    /// The number of the server that it is connected to; 0 also without a connection.
     pub(super) fn server(&self) -> usize {
         self.server.load(Ordering::Relaxed).saturating_sub(1)
     }
@@ -264,7 +264,7 @@ pub(super) struct Submitted<'s> {
 }
 
 impl Submitted<'_> {
-    /// Waits until the request completes, which it does at its time limit at the latest.
+    /// Waits until the request completes. One with a time limit completes by then.
     pub(super) async fn end(mut self) -> Result<Bytes, Error> {
         let Some(answer) = &mut self.answer else {
             return Err(Error::Closed);

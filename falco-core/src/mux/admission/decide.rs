@@ -1,5 +1,5 @@
-//! What becomes of a connection that arrives, that the server waits for, and whose handshake is
-//! complete.
+//! Decides whether a new connection is admitted, from when a half-open connection ages, and whether
+//! an established connection exceeds a limit.
 
 use super::{Admission, HalfOpen, Room, Source, State};
 use crate::message::{CloseReason, KeyId};

@@ -14,8 +14,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// has returned. Returns what its halves share with the connection. Call
     /// [`handled`](Self::handled) when it has ended.
     ///
-    /// `None` if twice as many handlers run as the client may have open requests: many of them run
-    /// on after their answers or a cancellation. The request is then refused as busy.
+    /// `None` if twice as many handlers run as the client may have open requests: some continue to
+    /// run after their request has completed or was cancelled. The request is then refused as busy.
     pub fn begin_handler<E: Clone + From<StreamError>>(&mut self, id: RequestId) -> Option<Halves<E>> {
         let most = 2 * usize::from(self.max_open);
         let handlers = &mut self.streams().handlers;
@@ -83,10 +83,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Ok(())
     }
 
-    /// The handler of an open request has ended. If it has finished its answer, that is whole,
-    /// whatever the handler returns, and this accepts the rest of it. Otherwise the request is
-    /// completed as [`complete`](Self::complete) does; a handler that has returned before its
-    /// answer was finished has failed. Drop the halves' part of the connection afterwards.
+    /// The handler of an open request has ended. If it has finished its answer, this accepts the
+    /// rest of it, whatever the handler returned. Otherwise the request is completed as
+    /// [`complete`](Self::complete) does; a handler that has returned before its answer was
+    /// finished has failed. Drop `halves` afterwards.
+    ///
+    /// Returns `true` if the whole answer was accepted, otherwise what `complete` returns.
     ///
     /// # Errors
     /// Those of [`complete`](Self::complete).
@@ -100,7 +102,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.end_handler(id);
         let mut refused = None;
         if !halves.cancelled && halves.will_finish() {
-            // What a handler leaves behind is accepted at once, so that it counts.
+            // The rest of the answer is accepted at once, so that it counts as queued.
             if let Err(why) = self.accept_answer(id, halves, next, true) {
                 halves.end_output(why);
                 refused = why.request_error();

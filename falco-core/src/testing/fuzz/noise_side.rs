@@ -25,6 +25,7 @@ pub(super) struct Side<R: Role, H: KeyRef<R>> {
     /// Whether a deadline may become earlier, because the side has paused reading or sends PINGs
     /// itself.
     pub(super) deadlines_move: bool,
+    /// All events of the received bytes were taken.
     pub(super) told_all: bool,
 }
 

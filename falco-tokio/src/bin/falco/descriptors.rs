@@ -1,6 +1,7 @@
-//! The limit of open files, of which each connection that is carried takes one.
+//! The limit of open files (`RLIMIT_NOFILE`). Each connection takes one.
 
-/// What the process opens besides: listeners, connections to servers, files, the runtime.
+/// Descriptors besides the `connections` of [`raise`]: listeners, connections to servers, files,
+/// the runtime.
 #[cfg(unix)]
 const BESIDES: u64 = 192;
 
