@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use falco_core::keys::{ClientKeys, Secrets};
 use falco_core::{
-    ClientConnection, ClientEvent, CloseReason, HeapPartials, Key, OutgoingRequest, Reassembly, Received, Settings,
-    Status, BufferSizes,
+    BufferSizes, ClientConnection, ClientEvent, CloseReason, HeapPartials, Key, OutgoingRequest, Reassembly, Received,
+    Settings, Status,
 };
 use getrandom::SysRng;
 
@@ -74,7 +74,9 @@ impl Client {
         loop {
             let length = self.requests.len() * (FRAME + body.len());
             let now = self.socket.clock.now();
-            let out = self.socket.out(BufferSizes::TRANSMIT + self.connection.seal_size(length));
+            let out = self
+                .socket
+                .out(BufferSizes::TRANSMIT + self.connection.seal_size(length));
             let requests = self.requests.iter_mut().map(|request| (request, body));
             let count = self.connection.seal(now, requests, out)?;
             if count == 0 {
@@ -182,7 +184,9 @@ impl Connection for Client {
     async fn close(mut self) -> Result<(), Failure> {
         let now = self.socket.clock.now();
         self.connection.close(now, CloseReason::Done);
-        let count = self.connection.poll_transmit(now, self.socket.out(BufferSizes::TRANSMIT))?;
+        let count = self
+            .connection
+            .poll_transmit(now, self.socket.out(BufferSizes::TRANSMIT))?;
         self.socket.write(count).await?;
         self.socket.end().await
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use falco_core::keys::{Secrets, ServerKeys};
 use falco_core::{
-    ConnectionError, HeapPartials, Key, OutgoingAnswer, Reassembly, Received, RequestId, ServerConnection, ServerEvent,
-    Settings, BufferSizes,
+    BufferSizes, ConnectionError, HeapPartials, Key, OutgoingAnswer, Reassembly, Received, RequestId, ServerConnection,
+    ServerEvent, Settings,
 };
 use getrandom::SysRng;
 use tokio::net::TcpStream;
@@ -83,7 +83,9 @@ impl Server {
             }
         };
         let now = self.socket.clock.now();
-        let count = self.connection.poll_transmit(now, self.socket.out(BufferSizes::TRANSMIT))?;
+        let count = self
+            .connection
+            .poll_transmit(now, self.socket.out(BufferSizes::TRANSMIT))?;
         self.socket.write(count).await?;
         if end.is_graceful() {
             self.socket.end().await
@@ -176,7 +178,9 @@ impl Server {
             } = &mut self.answers;
             let length = bodies.len() + small.len() * FRAME + large.first().map_or(0, |(_, body)| body.len());
             let now = self.socket.clock.now();
-            let out = self.socket.out(BufferSizes::TRANSMIT + self.connection.seal_size(length));
+            let out = self
+                .socket
+                .out(BufferSizes::TRANSMIT + self.connection.seal_size(length));
             let small = small
                 .iter_mut()
                 .map(|(answer, body)| (answer, bodies.get(body.clone()).unwrap_or_default()));
