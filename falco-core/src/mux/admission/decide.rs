@@ -63,8 +63,8 @@ impl Admission {
     /// If the connection has to be closed, returns the reason to close it with: its key is retired,
     /// the server [stops](Self::stop), or a limit is exceeded. The reason is [`CloseReason::Done`]
     /// if the key or the classic wire has as many connections as it may have. Until it leaves, such
-    /// a connection counts towards all limits but these two, so close it
-    /// [at once](super::ServerMux::close_at_once): otherwise a client that does not end its stream
+    /// a connection counts towards all limits but these two, so close it [at
+    /// once](crate::mux::ServerMux::close_at_once): otherwise a client that does not end its stream
     /// could take places that others may have. A connection that was not [admitted](Self::admit),
     /// such as a guest, does not count.
     ///
