@@ -55,6 +55,11 @@ mod facade {
         pub(crate) fn down(&self) {
             self.0.decrement(1.0);
         }
+
+        /// Up by one until what is returned is dropped.
+        pub(crate) fn counted(&self) -> super::Up {
+            super::Up::new(self.clone())
+        }
     }
 
     #[derive(Clone)]
@@ -136,6 +141,10 @@ mod nothing {
         pub(crate) const fn down(self) {
             let _ = self;
         }
+
+        pub(crate) fn counted(self) -> super::Up {
+            super::Up::new(self)
+        }
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -174,7 +183,7 @@ mod nothing {
 pub(crate) struct Up(Gauge);
 
 impl Up {
-    pub(crate) fn new(gauge: Gauge) -> Self {
+    fn new(gauge: Gauge) -> Self {
         gauge.up();
         Self(gauge)
     }

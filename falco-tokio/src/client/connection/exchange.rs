@@ -12,7 +12,6 @@ use tracing::debug;
 use super::super::call::{answer, end, fail};
 use super::{Connection, Event, TURN, streams};
 use crate::line::{Wrote, sealed};
-use crate::metrics::Up;
 
 /// Why no more steps can be taken from the unread bytes.
 pub(super) enum Pause {
@@ -36,7 +35,7 @@ impl Connection {
                 ClientStep::Skip { consumed } => self.line.consume(consumed),
                 ClientStep::Established { consumed } => {
                     self.line.consume(consumed);
-                    self.counted = Some(Up::new(self.env.counters.connections.clone()));
+                    self.counted = Some(self.env.counters.connections.counted());
                     return Pause::Report(Event::Established);
                 }
                 ClientStep::Answer { consumed, waiter, body } => {
