@@ -1,13 +1,13 @@
 //! Places for what clients make a server do at once, such as commands. Each key leaves some of them
 //! to other keys.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use falco_core::mux::KeyShares;
 use falco_tokio::KeyId;
 use tokio::sync::Notify;
-use tokio::sync::oneshot::{self, Sender, error::RecvError};
+use tokio::sync::oneshot::{self, Receiver, Sender, error::RecvError};
 
 /// A number of places. All clones share them.
 #[derive(Clone, Debug)]
@@ -25,18 +25,20 @@ struct Shared {
 struct State {
     left: usize,
     shares: KeyShares,
-    /// In the order in which they came. None of them may have one of the places that are left.
-    waiting: VecDeque<Waiting>,
+    /// Those who wait, by key and in the order in which they came. None of them may have one of the
+    /// places that are left.
+    waiting: BTreeMap<Option<KeyId>, BTreeMap<u64, Sender<Place>>>,
+    /// How many have waited.
+    waited: u64,
 }
-
-type Waiting = (Option<KeyId>, Sender<Place>);
 
 impl Places {
     pub(crate) fn new(all: usize) -> Self {
         let state = State {
             left: all,
             shares: KeyShares::default(),
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            waited: 0,
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
@@ -59,16 +61,23 @@ impl Places {
     /// Waits for a place for a client with this key. Those with one key get places in the order in
     /// which they ask. It never fails.
     pub(crate) async fn take(&self, key: Option<KeyId>) -> Result<Place, RecvError> {
-        let handed = {
+        let mut waiting = {
             let mut state = self.lock();
             if state.take(key) {
                 return Ok(self.place(key));
             }
             let (to, handed) = oneshot::channel();
-            state.waiting.push_back((key, to));
-            handed
+            state.waited += 1;
+            let number = state.waited;
+            state.waiting.entry(key).or_default().insert(number, to);
+            Waiting {
+                places: self,
+                key,
+                number,
+                handed,
+            }
         };
-        handed.await
+        (&mut waiting.handed).await
     }
 
     /// Waits until all places are free.
@@ -107,19 +116,46 @@ impl State {
         left.is_some()
     }
 
-    /// Takes what places there are for those who wait.
-    fn take_for_waiting(&mut self) -> Vec<Waiting> {
-        self.waiting.retain(|(_, to)| !to.is_closed());
-        let (mut found, mut at) = (Vec::new(), 0);
-        while let Some((key, _)) = self.waiting.get(at).filter(|_| self.left > 0) {
-            let key = *key;
-            if self.take(key) {
-                found.extend(self.waiting.remove(at));
-            } else {
-                at += 1;
+    /// Takes what places there are for those who wait: for the one who came first, among the first
+    /// of each key that may have another.
+    fn take_for_waiting(&mut self) -> Vec<(Option<KeyId>, Sender<Place>)> {
+        let mut found = Vec::new();
+        while let Some(left) = self.left.checked_sub(1) {
+            let firsts = self
+                .waiting
+                .iter()
+                .filter_map(|(key, waiting)| Some((*waiting.first_key_value()?.0, *key)));
+            let first = firsts.filter(|(_, key)| self.shares.has_room(*key, 1, left)).min();
+            let Some((number, key)) = first else { break };
+            if !self.take(key) {
+                break;
             }
+            found.extend(self.forget(key, number).map(|to| (key, to)));
         }
         found
+    }
+
+    fn forget(&mut self, key: Option<KeyId>, number: u64) -> Option<Sender<Place>> {
+        let waiting = self.waiting.get_mut(&key)?;
+        let to = waiting.remove(&number);
+        if waiting.is_empty() {
+            self.waiting.remove(&key);
+        }
+        to
+    }
+}
+
+/// One who waits. If it stops, nothing of it stays.
+struct Waiting<'p> {
+    places: &'p Places,
+    key: Option<KeyId>,
+    number: u64,
+    handed: Receiver<Place>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let _ = self.places.lock().forget(self.key, self.number);
     }
 }
 
@@ -183,6 +219,18 @@ mod tests {
         assert!(places.try_take(Some(key(4))).is_none());
         drop((first, second, third));
         assert_eq!(take(2, 100).len(), 16);
+    }
+
+    #[test]
+    fn nothing_stays_of_those_who_stop_waiting() {
+        let places = Places::new(1);
+        let place = places.try_take(None).unwrap();
+        for number in 1..=100 {
+            assert!(poll(pin!(places.take(Some(key(number))))).is_none());
+        }
+        assert!(places.lock().waiting.is_empty());
+        drop(place);
+        assert!(places.try_take(None).is_some());
     }
 
     #[test]
