@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use super::retry::Backoff;
+use crate::error::ConnectionError;
 use crate::time::Instant;
 
 /// What is known of a server.
@@ -73,8 +74,18 @@ impl Servers {
         known.is_some_and(|known| now < known.left_alone_until)
     }
 
-    /// Reports that an attempt at a server, or a connection to it, has failed. `below` returns a
-    /// random number that is less than its argument.
+    /// Reports that an established connection to a server has ended with `end`, or, without one,
+    /// that its stream has failed. Unless the connection has drained, the server may have crashed
+    /// or be out of reach, and is left alone as after a failed attempt. `below` returns a random
+    /// number that is less than its argument.
+    pub fn lost(&mut self, server: usize, end: Option<ConnectionError>, now: Instant, below: impl FnOnce(u64) -> u64) {
+        if end != Some(ConnectionError::Closed) {
+            self.failed(server, now, below);
+        }
+    }
+
+    /// Reports that an attempt at a server has failed. `below` returns a random number that is less
+    /// than its argument.
     pub fn failed(&mut self, server: usize, now: Instant, below: impl FnOnce(u64) -> u64) {
         if let Some(known) = self.known.get_mut(server) {
             known.failed = known.failed.saturating_add(1);

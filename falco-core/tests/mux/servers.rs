@@ -1,7 +1,7 @@
 //! Which server of several the next attempt goes to, and how long one that failed is left alone.
 
-use falco_core::Instant;
 use falco_core::mux::{Backoff, Servers};
+use falco_core::{ConnectionError, Instant};
 
 #[test]
 fn servers_take_turns_and_one_that_failed_is_left_alone_for_a_while() {
@@ -35,4 +35,20 @@ fn without_a_server_there_is_no_attempt_and_the_home_may_be_any_number() {
     let two = Servers::new(2, Backoff::default());
     assert_eq!(two.next(7, 0, Instant::ZERO), Some((1, 1)));
     assert_eq!(two.next(usize::MAX, 1, Instant::ZERO), Some((0, 2)));
+}
+
+/// One that restarts drains its connections: it is tried again at once.
+#[test]
+fn a_server_whose_connection_has_drained_has_not_failed() {
+    let ends = [
+        (Some(ConnectionError::Closed), false),
+        (Some(ConnectionError::ClosedByPeer), true),
+        (Some(ConnectionError::Expired), true),
+        (None, true),
+    ];
+    for (end, failed) in ends {
+        let mut servers = Servers::new(2, Backoff::default());
+        servers.lost(1, end, Instant::ZERO, |_| 0);
+        assert_eq!(servers.is_left_alone(1, Instant::ZERO), failed, "{end:?}");
+    }
 }

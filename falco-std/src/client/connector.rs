@@ -10,7 +10,7 @@ use std::thread;
 
 use falco_core::keys::{ClientKeys, Entropy};
 use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt, Servers};
-use falco_core::{ConnectionError, Fate, Instant, Key, Settings};
+use falco_core::{Fate, Instant, Key, Settings};
 
 use super::connection::Connection;
 use super::dial::Dial;
@@ -281,12 +281,16 @@ impl Connector {
             server,
             ..
         } = state;
-        let closed = |why: &Error| matches!(why, Error::Connection { end, .. } if *end == ConnectionError::Closed);
-        if why.as_ref().is_some_and(|why| !closed(why)) {
-            // It may have crashed, or be out of reach.
-            servers.failed(*server, at, |bound| self.config.entropy.below(bound));
+        let random = |bound| self.config.entropy.below(bound);
+        if let Some(why) = &why {
+            let end = if let Error::Connection { end, .. } = why {
+                Some(*end)
+            } else {
+                None
+            };
+            servers.lost(*server, end, at, random);
         }
-        attempts.lost(history, why, admitted, at, |bound| self.config.entropy.below(bound));
+        attempts.lost(history, why, admitted, at, random);
         None
     }
 

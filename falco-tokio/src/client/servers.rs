@@ -3,8 +3,8 @@
 use core::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use falco_core::Instant;
 use falco_core::mux::{self, Backoff};
+use falco_core::{ConnectionError, Instant};
 
 use super::dial::Dial;
 
@@ -48,8 +48,18 @@ impl Servers {
         self.known().is_left_alone(server, now)
     }
 
-    /// An attempt at a server, or a connection to it, has failed. `below` returns a random number
-    /// that is less than its argument.
+    /// [`mux::Servers::lost`].
+    pub(super) fn lost(
+        &self,
+        server: usize,
+        end: Option<ConnectionError>,
+        now: Instant,
+        below: impl FnOnce(u64) -> u64,
+    ) {
+        self.known().lost(server, end, now, below);
+    }
+
+    /// [`mux::Servers::failed`].
     pub(super) fn failed(&self, server: usize, now: Instant, below: impl FnOnce(u64) -> u64) {
         self.known().failed(server, now, below);
     }

@@ -298,13 +298,9 @@ impl Slot {
             return;
         }
         let why = error_of(end, "waiting for a connection", Fate::NotProcessed);
-        if !matches!(end, Ok(ConnectionError::Closed)) {
-            // It may have crashed, or be out of reach.
-            let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
-            self.env
-                .servers
-                .failed(connection.server(), now, |bound| entropy.below(bound));
-        }
+        let (server, now, entropy) = (connection.server(), self.env.clock.now(), &self.env.entropy);
+        let below = |bound| entropy.below(bound);
+        self.env.servers.lost(server, end.as_ref().ok().copied(), now, below);
         self.lose(&connection, Some(why));
         if !connection.is_closed() {
             self.old.push(connection);
