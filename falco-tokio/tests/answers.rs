@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::peak::{MIB, alone, peak, reset_peak};
-use common::{Running, key};
+use common::{Running, counted, key};
 use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::{ClientConnection, Received, RustCrypto};
 use falco_tokio::{HandlerError, Request, Server, Settings};
@@ -190,21 +190,6 @@ async fn answers_of_all_connections_are_bounded_and_who_reads_does_not_wait_for_
     server.stop().await;
 }
 
-/// The body of an answer, which counts what is in memory.
-struct Counted(Vec<u8>, Arc<AtomicUsize>);
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.1.fetch_sub(self.0.len(), Ordering::SeqCst);
-    }
-}
-
 /// All handlers of a connection end before it has a turn. Each of their answers is so short that it
 /// alone would not count.
 #[tokio::test]
@@ -218,9 +203,9 @@ async fn short_answers_that_their_connection_has_not_taken_are_bounded() {
         let (together, all, highest) = (Arc::clone(&together), Arc::clone(&all), Arc::clone(&highest));
         async move {
             together.wait().await;
-            let now = all.fetch_add(LENGTH, Ordering::SeqCst) + LENGTH;
+            let (body, now) = counted::body(LENGTH, &all);
             highest.fetch_max(now, Ordering::SeqCst);
-            Ok(bytes::Bytes::from_owner(Counted(vec![7; LENGTH], all)))
+            Ok(body)
         }
     })
     .await;

@@ -7,9 +7,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
 
-use common::key;
 use common::log::Log;
 use common::streaming::{Streaming, echo, server, soon};
+use common::{counted, key};
 use falco_tokio::{Client, Error, Fate, OnCancel, Refusal, RequestError, Settings, StreamRequest};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -49,21 +49,6 @@ async fn answers_that_wait_for_credit_are_bounded() {
     server.stop().await;
 }
 
-/// A chunk of 1 MiB, and how many of them are in memory.
-struct Counted(Vec<u8>, Arc<AtomicUsize>);
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.1.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The client gives credit for all but the last KiB of each answer. No chunk stays in memory that
 /// does not count.
 #[tokio::test]
@@ -73,10 +58,9 @@ async fn answers_whose_last_bytes_wait_for_credit_are_bounded() {
         let count = Arc::clone(&in_memory);
         let builder = server().settings(Settings::new().with_max_message(MIB).with_max_held(8 * MIB));
         let server = Streaming::start(builder.streams(1024, 1000), move |mut request: StreamRequest| {
-            count.fetch_add(1, Ordering::Relaxed);
-            let chunk = Counted(vec![7; 1 << 20], Arc::clone(&count));
+            let (chunk, _) = counted::body(1 << 20, &count);
             async move {
-                request.answer.send(bytes::Bytes::from_owner(chunk)).await?;
+                request.answer.send(chunk).await?;
                 request.answer.finish()?;
                 if waits {
                     // The connection has taken pieces of the chunk when the handler ends.
@@ -94,8 +78,8 @@ async fn answers_whose_last_bytes_wait_for_credit_are_bounded() {
             sleep(Duration::from_millis(2)).await;
         }
         sleep(Duration::from_millis(500)).await;
-        let chunks = in_memory.load(Ordering::Relaxed);
-        assert!(chunks <= 10, "{chunks} chunks of 1 MiB");
+        let bytes = in_memory.load(Ordering::SeqCst);
+        assert!(bytes <= 10 << 20, "{bytes} bytes in chunks of 1 MiB");
         for call in calls {
             assert_eq!(soon(call.collect(2 << 20)).await.unwrap().len(), 1 << 20);
         }

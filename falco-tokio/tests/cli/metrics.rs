@@ -49,7 +49,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 fn a_key_has_metrics_before_it_is_used() {
     let scratch = Scratch::new();
     let keys = scratch.file("keys", format!("{KEY} gateway 7\n").as_bytes());
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let server = Heard::of(falco(&[
         "serve",

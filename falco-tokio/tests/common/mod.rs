@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each suite uses some of it")]
 
 pub(crate) mod child;
+pub(crate) mod counted;
 #[cfg(target_os = "linux")]
 pub(crate) mod flood;
 pub(crate) mod log;
