@@ -19,9 +19,8 @@ use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 mod streams;
 
 impl BufferSizes {
-    /// An output size, in bytes, that is always enough for
-    /// [`Connection::poll_transmit`]: the size of a classic
-    /// hello, which is the largest pending output of either wire.
+    /// An output size, in bytes, that is always enough for [`Connection::poll_transmit`]: the size
+    /// of a classic hello, which is the largest pending output of either wire.
     pub const TRANSMIT: usize = crate::classic::HELLO_LENGTH;
 }
 

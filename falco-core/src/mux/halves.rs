@@ -143,7 +143,8 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     }
 
     /// Whether a half was dropped before its body was complete. A client then cancels the request,
-    /// also while no connection has it.
+    /// also while no connection has it. Whoever asks has looked: the halves return `true` again for
+    /// what they have afterwards.
     #[must_use]
     pub const fn is_given_up(&mut self) -> bool {
         self.told = false;
