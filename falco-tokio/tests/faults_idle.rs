@@ -63,3 +63,31 @@ fn a_server_that_went_away_without_a_word() {
         std::thread::sleep(Duration::from_millis(20));
     });
 }
+
+/// The settings of the server, which it sends after its welcome, and the end of the stream arrive
+/// together.
+#[test]
+fn a_server_that_went_away_right_after_its_handshake() {
+    let servers = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let own = Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut address, _, mut serving) = serve(&servers, "127.0.0.1:0".parse().unwrap());
+    for round in 0..20 {
+        let client = own.block_on(Client::builder(key(1)).connect(address)).unwrap();
+        // Nobody polls the client here.
+        std::thread::sleep(Duration::from_millis(5));
+        serving.abort();
+        assert!(servers.block_on(serving).is_err());
+        std::thread::sleep(Duration::from_millis(20));
+        (address, _, serving) = serve(&servers, address);
+        let answer = own.block_on(client.request("still there?"));
+        assert_eq!(
+            answer.unwrap_or_else(|error| panic!("round {round}: {error}")),
+            "still there?"
+        );
+    }
+    drop(serving);
+}

@@ -217,15 +217,16 @@ impl Connection {
     pub(super) fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         self.received = self.now;
         let mut early = None;
-        match usize::try_from(self.settled) {
-            Ok(total @ 1..) if self.line.stream().is_of_the_system() => {
-                early = match self.line.read_now(total) {
-                    Poll::Ready(read) => Some(read),
-                    Poll::Pending => return Poll::Pending,
-                };
-            }
-            _ => self.reads_directly = true,
+        if let Ok(total @ 1..) = usize::try_from(self.settled)
+            && self.line.stream().is_of_the_system()
+        {
+            early = match self.line.read_now(total) {
+                Poll::Ready(read) => Some(read),
+                Poll::Pending => return Poll::Pending,
+            };
         }
+        // The end of the stream may follow what was read.
+        self.reads_directly = true;
         self.poll(cx, early)
     }
 
