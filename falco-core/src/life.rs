@@ -4,19 +4,19 @@
 
 use crate::error::{ConnectionError, LINGER};
 use crate::settings::Settings;
-use crate::time::{Instant, Span};
+use crate::time::{Instant, MaybeInstant, Span};
 
 #[derive(Debug)]
 pub(crate) struct Life {
     /// The latest time that a caller passed. It does not go back if the caller's clock does.
     latest: Instant,
-    deadline: Option<Instant>,
+    deadline: MaybeInstant,
     /// Whether `deadline` belongs to the idle timeout. Until then it belongs to the handshake
     /// timeout.
     established: bool,
     lifetime: Span,
     /// When the caller stopped reading, as it reported with `set_reading`. `None` while it reads.
-    paused: Option<Instant>,
+    paused: MaybeInstant,
     /// How much longer the idle timeout may be paused until its next restart.
     pause_left: Span,
     grace: GracePeriod,
@@ -53,10 +53,10 @@ impl Life {
     pub(crate) fn new(now: Instant, settings: &Settings) -> Self {
         Self {
             latest: now,
-            deadline: Some(now + settings.handshake_timeout()),
+            deadline: (now + settings.handshake_timeout()).into(),
             established: false,
             lifetime: Span::of(settings.lifetime()),
-            paused: None,
+            paused: MaybeInstant::NONE,
             pause_left: Span::of(settings.lifetime()),
             grace: GracePeriod::UNUSED,
             end: None,
@@ -67,7 +67,7 @@ impl Life {
     #[inline]
     pub(crate) fn check(&mut self, now: Instant) -> Result<(), ConnectionError> {
         self.latest = self.latest.max(now);
-        match (self.end, self.deadline) {
+        match (self.end, self.deadline.get()) {
             (Some(end), _) => Err(end),
             (None, Some(deadline)) if self.latest >= deadline => Err(self.fail(if self.established {
                 ConnectionError::Expired
@@ -81,18 +81,18 @@ impl Life {
     /// While the caller does not read, the idle timeout is paused, for at most one lifetime between
     /// two restarts. The handshake timeout is not paused.
     pub(crate) fn set_reading(&mut self, reading: bool) {
-        let Some(deadline) = self.deadline.filter(|_| self.established) else {
+        let Some(deadline) = self.deadline.get().filter(|_| self.established) else {
             return;
         };
-        match (reading, self.paused) {
+        match (reading, self.paused.get()) {
             (false, None) => {
-                self.paused = Some(self.latest);
-                self.deadline = Some(deadline + self.pause_left);
+                self.paused = self.latest.into();
+                self.deadline = (deadline + self.pause_left).into();
             }
             (true, Some(since)) => {
-                self.paused = None;
+                self.paused = MaybeInstant::NONE;
                 self.pause_left = self.pause_left.saturating_sub(self.latest.span_since(since));
-                self.deadline = Some(deadline.before(self.pause_left));
+                self.deadline = (deadline.before(self.pause_left)).into();
             }
             (false, Some(_)) | (true, None) => {}
         }
@@ -103,12 +103,13 @@ impl Life {
     pub(crate) fn handle_late_poll(&mut self, now: Instant) {
         let passed = self
             .deadline
+            .get()
             .filter(|deadline| self.established && self.paused.is_none() && *deadline <= now);
         if let Some(deadline) = passed {
             let late = (now + Span::TICK).span_since(deadline);
             if late <= self.pause_left && self.grace.take(late, self.lifetime) {
                 self.pause_left = self.pause_left.saturating_sub(late);
-                self.deadline = Some(deadline + late);
+                self.deadline = (deadline + late).into();
             }
         }
     }
@@ -116,13 +117,13 @@ impl Life {
     /// Restarts the idle timeout, at the latest time that a caller passed.
     #[inline]
     pub(crate) fn restart(&mut self) {
-        self.deadline = Some(self.latest + self.lifetime);
+        self.deadline = (self.latest + self.lifetime).into();
         self.pause_left = self.lifetime;
         self.grace = GracePeriod::UNUSED;
         // Reading is still paused, so a new pause starts.
-        if self.paused.is_some() {
-            self.paused = Some(self.latest);
-            self.deadline = Some(self.latest + self.lifetime + self.pause_left);
+        if !self.paused.is_none() {
+            self.paused = self.latest.into();
+            self.deadline = (self.latest + self.lifetime + self.pause_left).into();
         }
         self.established = true;
     }
@@ -131,21 +132,21 @@ impl Life {
     /// reads. This restarts the idle timeout.
     #[cfg(feature = "noise")]
     pub(crate) fn note_taken(&mut self) {
-        if self.established && self.deadline.is_some() {
+        if self.established && !self.deadline.is_none() {
             self.restart();
         }
     }
 
     /// Suspends the idle timeout until [`restart`](Self::restart).
     pub(crate) fn suspend(&mut self) {
-        self.deadline = None;
+        self.deadline = MaybeInstant::NONE;
     }
 
     /// Ends the connection, unless it has ended before, and returns what ended it.
     #[cold]
     #[inline(never)]
     pub(crate) fn fail(&mut self, end: ConnectionError) -> ConnectionError {
-        self.deadline = None;
+        self.deadline = MaybeInstant::NONE;
         *self.end.get_or_insert(end)
     }
 
@@ -153,7 +154,7 @@ impl Life {
     #[cfg(feature = "noise")]
     #[inline]
     pub(crate) const fn is_paused(&self) -> bool {
-        self.paused.is_some()
+        !self.paused.is_none()
     }
 
     /// The latest time that a caller passed.
@@ -180,6 +181,6 @@ impl Life {
     }
 
     pub(crate) const fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.deadline.get()
     }
 }

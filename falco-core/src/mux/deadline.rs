@@ -4,27 +4,23 @@
 use crate::connection::Connection;
 use crate::error::ConnectionError;
 use crate::role::Role;
-use crate::time::{Instant, Span};
+use crate::time::{Instant, MaybeInstant, Span};
 use crate::wire::KeyRef;
 
 /// A poll that is later than this is a late poll: the caller may not have read what arrived before
 /// the deadline. Timers of a runtime are late by some milliseconds, on a busy machine by more.
 const LATE: Span = Span::from_millis_const(50);
 
-/// Means that no time is set. An `Option` would cost eight bytes more, in each of many idle
-/// connections.
-const NEVER: Instant = Instant::from_millis(u64::MAX);
-
 /// Deadlines that the mux adds to those of its connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
-    /// When the stream stopped accepting output, or [`NEVER`].
-    blocked: Instant,
+    /// When the stream stopped accepting output.
+    blocked: MaybeInstant,
     /// Whether `blocked` has moved because of a late poll. It moves only once for each blocked
     /// write, because all polls of a slow caller may be late.
     blocked_moved: bool,
-    /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection, or [`NEVER`].
-    moved: Instant,
+    /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection.
+    moved: MaybeInstant,
     /// The time of the last check for deadlines that have passed. No deadline is set to a time in
     /// the past afterwards, so another check at the same time would find nothing.
     checked: Instant,
@@ -33,9 +29,9 @@ pub(super) struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         Self {
-            blocked: NEVER,
+            blocked: MaybeInstant::NONE,
             blocked_moved: false,
-            moved: NEVER,
+            moved: MaybeInstant::NONE,
             checked: Instant::ZERO,
         }
     }
@@ -61,7 +57,7 @@ impl Deadlines {
             machine.handle_late_poll(now);
             let moved = machine.poll_timeout();
             if moved != due {
-                self.moved = moved.unwrap_or(NEVER);
+                self.moved = moved.into();
             }
         }
     }
@@ -81,25 +77,25 @@ impl Deadlines {
 
     /// The stream accepts nothing.
     pub(super) fn block(&mut self, now: Instant) {
-        if self.blocked == NEVER {
-            self.blocked = now;
+        if self.blocked.is_none() {
+            self.blocked = now.into();
         }
     }
 
     /// The stream has accepted something, or there is nothing to write.
     pub(super) fn progress(&mut self) {
-        self.blocked = NEVER;
+        self.blocked = MaybeInstant::NONE;
         self.blocked_moved = false;
     }
 
     /// Since when the stream has accepted nothing: `since`, unless that was reported before.
     pub(super) fn blocked_since(self, since: Instant) -> Instant {
-        if self.blocked == NEVER { since } else { self.blocked }
+        self.blocked.get().unwrap_or(since)
     }
 
     /// When to give up the write.
     fn due<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
-        (self.blocked != NEVER).then(|| machine.stalls_at(self.blocked))
+        self.blocked.get().map(|since| machine.stalls_at(since))
     }
 
     /// Whether to give up the write at `now`. If this is a late poll, nothing was written
@@ -111,7 +107,7 @@ impl Deadlines {
         if now.span_since(due) <= LATE || self.blocked_moved {
             return true;
         }
-        self.blocked = now;
+        self.blocked = now.into();
         self.blocked_moved = true;
         false
     }
@@ -121,7 +117,13 @@ impl Deadlines {
         let write = self.due(machine).filter(|_| machine.end().is_none());
         let due = machine.poll_timeout();
         // A deadline that was moved is due at once, after the caller has read what has arrived.
-        let due = due.map(|at| if at == self.moved { at.before(Span::TICK) } else { at });
+        let due = due.map(|at| {
+            if Some(at) == self.moved.get() {
+                at.before(Span::TICK)
+            } else {
+                at
+            }
+        });
         [due, write].into_iter().flatten().min()
     }
 
@@ -137,12 +139,13 @@ impl Deadlines {
             return Err(machine.end().unwrap_or(ConnectionError::Stalled));
         }
         let due = machine.poll_timeout();
-        let moved = core::mem::replace(&mut self.moved, NEVER);
+        let moved = core::mem::replace(&mut self.moved, MaybeInstant::NONE).get();
         self.checked = Instant::ZERO;
         if due.is_some_and(|due| now.span_since(due) > LATE) {
             machine.handle_late_poll(now);
             return machine.handle_timeout(now);
         }
-        machine.handle_timeout(if due == Some(moved) { moved.max(now) } else { now })
+        let moved = moved.filter(|moved| due == Some(*moved));
+        machine.handle_timeout(moved.map_or(now, |moved| moved.max(now)))
     }
 }

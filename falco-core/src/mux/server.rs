@@ -6,16 +6,17 @@ mod complete;
 mod deferred;
 #[cfg(feature = "streams")]
 mod open_handlers;
+mod refusals;
 mod stream;
 #[cfg(feature = "streams")]
 mod streams;
 
-use alloc::collections::VecDeque;
 use core::fmt;
 use core::time::Duration;
 
 pub use self::complete::NoAnswer;
 use self::deferred::Deferred;
+use self::refusals::Refusals;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
 use super::ending::Ending;
@@ -31,7 +32,7 @@ use crate::outgoing::OutgoingAnswer;
 use crate::reassembly::{HeapPartials, Reassembly};
 use crate::send_queue::SendQueue;
 use crate::settings::Settings;
-use crate::time::{Instant, Span};
+use crate::time::{Instant, MaybeInstant, Span};
 use crate::wire::ServerKeyRef;
 
 /// A server's connection with its requests that have not completed. `B` is the body of an answer,
@@ -41,7 +42,7 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     machine: ServerConnection<H>,
     answers: SendQueue<OutgoingAnswer, B>,
     /// Refusals that the connection has not accepted yet.
-    refusals: VecDeque<(RequestId, Refusal)>,
+    refusals: Refusals,
     parts: Reassembly<HeapPartials>,
     /// The bytes of each request that has not completed.
     held: Held,
@@ -60,8 +61,8 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     output: u32,
     reading: bool,
     deadlines: Deadlines,
-    /// When to drain, or `u64::MAX` milliseconds.
-    drains_at: Instant,
+    /// When to drain.
+    drains_at: MaybeInstant,
     /// Whether answers were queued behind the last output.
     backlog: bool,
     stage: Stage,
@@ -95,7 +96,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Self {
             machine,
             answers: SendQueue::new(),
-            refusals: VecDeque::new(),
+            refusals: Refusals::default(),
             parts: Reassembly::default(),
             held: Held::new(settings.max_held()),
             deferred: Deferred::default(),
@@ -107,7 +108,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             output: 0,
             reading: true,
             deadlines: Deadlines::default(),
-            drains_at: Instant::from_millis(u64::MAX),
+            drains_at: MaybeInstant::NONE,
             backlog: false,
             stage: Stage::Handshake,
             with_answer: false,
@@ -172,13 +173,14 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             let tenth = millis / 10;
             let jitter = below(tenth.saturating_mul(2).saturating_add(1));
-            self.drains_at = now + Span::from_millis(millis.saturating_sub(tenth).saturating_add(jitter));
+            let age = Span::from_millis(millis.saturating_sub(tenth).saturating_add(jitter));
+            self.drains_at = (now + age).into();
         }
     }
 
     fn drain_if_old(&mut self, now: Instant) {
-        if now >= self.drains_at {
-            self.drains_at = Instant::from_millis(u64::MAX);
+        if self.drains_at.get().is_some_and(|at| now >= at) {
+            self.drains_at = MaybeInstant::NONE;
             self.close(now, CloseReason::ShuttingDown);
         }
     }
@@ -350,7 +352,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.held = Held::closed();
         self.deferred = Deferred::default();
         self.answers = SendQueue::new();
-        self.refusals = VecDeque::new();
+        self.refusals = Refusals::default();
         self.parts = Reassembly::default();
         #[cfg(feature = "streams")]
         {
@@ -371,9 +373,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             self.answers = SendQueue::new();
         }
         self.held.shrink();
-        if self.refusals.is_empty() {
-            self.refusals = VecDeque::new();
-        }
         #[cfg(feature = "streams")]
         self.streams.take_if(|streams| streams.is_empty());
     }

@@ -8,7 +8,7 @@ use crate::crypto::{Aead, Crypto};
 use crate::error::{ConnectionError, SealError};
 use crate::life::Life;
 use crate::message::Status;
-use crate::time::{Instant, Span};
+use crate::time::{Instant, MaybeInstant, Span};
 
 /// Bytes of a record for each millisecond of the lifetime, at most. So a link of 16,000 bytes per
 /// second carries four records within a lifetime. This is necessary because only a whole record
@@ -43,14 +43,11 @@ impl<H, A> Phase<H, A> {
 pub(super) struct Base<H, A> {
     pub(super) life: Life,
     pub(super) phase: Phase<H, A>,
-    /// Whether the client's first PING is sealed (client) or has arrived (server). The PING proves
-    /// that the client could read the welcome.
-    pub(super) first_ping_done: bool,
     pub(super) ours: Accepts,
     pub(super) theirs: Accepts,
     pub(super) serial: u32,
     /// When a drain ends at the latest.
-    drain: Option<Instant>,
+    drain: MaybeInstant,
     /// Requests in flight before the record that ended the connection with a protocol error. That
     /// record had no effect on them.
     in_flight: Option<u16>,
@@ -61,12 +58,19 @@ impl<H, A: Aead> Base<H, A> {
         Self {
             life,
             phase: Phase::Handshake(handshake),
-            first_ping_done: false,
             ours,
             theirs,
             serial,
-            drain: None,
+            drain: MaybeInstant::NONE,
             in_flight: None,
+        }
+    }
+
+    /// Whether the first PING is sealed (client) or has arrived (server).
+    pub(super) const fn is_first_ping_done(&self) -> bool {
+        match self.phase.link() {
+            Some(link) => link.first_ping_done,
+            None => false,
         }
     }
 
@@ -130,7 +134,7 @@ impl<H, A: Aead> Base<H, A> {
     pub(super) fn check(&mut self, now: Instant, last: u32) -> Result<(), ConnectionError> {
         let before = self.life.end();
         let mut checked = self.life.check(now);
-        if checked.is_ok() && self.drain.is_some_and(|drain| self.life.latest() >= drain) {
+        if checked.is_ok() && self.drain.get().is_some_and(|drain| self.life.latest() >= drain) {
             checked = Err(self.life.fail(ConnectionError::Expired));
         }
         if let (None, Err(ConnectionError::Expired), Some(link)) = (before, checked, self.phase.link_mut()) {
@@ -148,7 +152,7 @@ impl<H, A: Aead> Base<H, A> {
         end: ConnectionError,
         out: &mut [u8],
     ) -> Result<usize, SealError> {
-        let Some(link) = self.phase.link_mut().filter(|_| self.first_ping_done) else {
+        let Some(link) = self.phase.link_mut().filter(|link| link.first_ping_done) else {
             return Err(end.into());
         };
         let mut writer = Writer::new(out, link.their_max_record);
@@ -197,13 +201,13 @@ impl<H, A: Aead> Base<H, A> {
     #[inline]
     pub(super) fn start_drain(&mut self) {
         if self.is_closing() && self.drain.is_none() {
-            self.drain = Some(self.life.latest() + self.life.lifetime());
+            self.drain = (self.life.latest() + self.life.lifetime()).into();
         }
     }
 
     /// The earliest deadline, `other` included.
     pub(super) fn deadline(&self, other: Option<Instant>) -> Option<Instant> {
-        let all = [self.life.deadline(), self.drain, other];
+        let all = [self.life.deadline(), self.drain.get(), other];
         all.into_iter().flatten().min().filter(|_| self.life.end().is_none())
     }
 }

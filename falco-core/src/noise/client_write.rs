@@ -35,14 +35,14 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         let mut writer = Writer::new(out, link.their_max_record);
         let mut pending = link.is_pending() || self.requests.is_pending();
         let (mut error, mut drains) = (None, false);
-        if !self.base.first_ping_done {
+        if !link.first_ping_done {
             // The first record has the PING and nothing else, even if other frames are pending.
             link.write_ping(&mut writer);
             if writer.is_open() && link.finish(&client.crypto, &mut writer).is_ok() {
-                self.base.first_ping_done = true;
+                link.first_ping_done = true;
             }
         }
-        if self.base.first_ping_done {
+        if link.first_ping_done {
             if pending {
                 link.write_pending(&mut writer);
                 self.requests.write_cancels(&mut writer);

@@ -28,6 +28,7 @@ pub(super) enum OwnClose {
 }
 
 /// Both directions, and everything that is not a request.
+#[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
 pub(super) struct Link<A> {
     send: Direction<A>,
     recv: Direction<A>,
@@ -38,10 +39,9 @@ pub(super) struct Link<A> {
     our_max_record: u16,
     /// Bytes of frames that are decrypted and checked, and whose events are not returned yet. They
     /// are in the unread bytes after `head`, and a tag follows them.
-    pub(super) opened: usize,
-    /// Bytes of the length field in front of these frames: two, or zero once the first frame is
-    /// consumed.
-    head: usize,
+    pub(super) opened: u16,
+    /// Whether the length field is still in front of these frames: the first frame is not consumed.
+    at_head: bool,
     pub(super) own_close: OwnClose,
     /// The code and the last id of the peer's CLOSE.
     pub(super) their_close: Option<(u8, u32)>,
@@ -51,10 +51,13 @@ pub(super) struct Link<A> {
     /// The number of PINGs so far, including one that is pending.
     pings: u64,
     pub(super) ping_pending: bool,
+    /// Whether the client's first PING is sealed (client) or has arrived (server). The PING proves
+    /// that the client could read the welcome.
+    pub(super) first_ping_done: bool,
     /// Pending REFUSEs: their ids and their codes, in two arrays. In an array of pairs, each would
     /// take three bytes more.
     refusals: ([u32; REFUSALS], [u8; REFUSALS]),
-    refused: usize,
+    refused: u8,
     /// A record could not be sealed. Its frames are lost, so nothing may follow them.
     exhausted: bool,
 }
@@ -83,13 +86,14 @@ impl<A: Aead> Link<A> {
             their_max_record: theirs,
             our_max_record: ours,
             opened: 0,
-            head: 0,
+            at_head: false,
             own_close: OwnClose::None,
             their_close: None,
             pong: None,
             first_ping: 0,
             pings: 0,
             ping_pending: false,
+            first_ping_done: false,
             refusals: ([0; REFUSALS], [0; REFUSALS]),
             refused: 0,
             exhausted: false,
@@ -129,8 +133,9 @@ impl<A: Aead> Link<A> {
         let sealed = unread.get_mut(RECORD_HEAD..total).ok_or(AeadError::new())?;
         let (text, tag) = sealed.split_last_chunk_mut::<TAG_LENGTH>().ok_or(AeadError::new())?;
         self.recv.open(crypto, text, tag)?;
-        self.opened = text.len();
-        self.head = RECORD_HEAD;
+        // The length field has 16 bits, too.
+        self.opened = u16::try_from(text.len()).map_err(|_| AeadError::new())?;
+        self.at_head = true;
         Ok(text)
     }
 
@@ -147,16 +152,16 @@ impl<A: Aead> Link<A> {
     /// Where the next frame of the opened record starts in the unread bytes.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) const fn offset(&self) -> usize {
-        self.head
+        if self.at_head { RECORD_HEAD } else { 0 }
     }
 
     /// The frame of the opened record that starts at `at` in `unread`. It is not consumed yet.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn next_frame<'u>(&self, unread: &'u [u8], at: usize) -> Option<OpenedFrame<'u>> {
-        let frames = unread.get(at..at + self.opened)?;
+        let frames = unread.get(at..at + usize::from(self.opened))?;
         let (head, body) = FrameHead::read(frames)?;
         let length = FRAME_HEAD + body.len();
-        let last = length == self.opened;
+        let last = length == usize::from(self.opened);
         let consumed = at + length + if last { TAG_LENGTH } else { 0 };
         Some(OpenedFrame { head, body, consumed })
     }
@@ -164,8 +169,10 @@ impl<A: Aead> Link<A> {
     /// Consumes a frame.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn consume(&mut self, frame: &OpenedFrame<'_>) {
-        self.opened = self.opened.saturating_sub(FRAME_HEAD + usize::from(frame.head.length));
-        self.head = 0;
+        let length = FRAME_HEAD + usize::from(frame.head.length);
+        // It is part of the opened record, so it is no longer than that.
+        self.opened = self.opened.saturating_sub(u16::try_from(length).unwrap_or(u16::MAX));
+        self.at_head = false;
     }
 
     /// Sets the eight bytes of the first PING.
@@ -199,13 +206,14 @@ impl<A: Aead> Link<A> {
     }
 
     /// Whether there is room for another pending REFUSE.
-    pub(super) const fn can_refuse(&self) -> bool {
-        self.refused < REFUSALS
+    pub(super) fn can_refuse(&self) -> bool {
+        usize::from(self.refused) < REFUSALS
     }
 
     pub(super) fn queue_refusal(&mut self, id: u32, code: u8) {
         let (ids, codes) = &mut self.refusals;
-        if let (Some(place), Some(reason)) = (ids.get_mut(self.refused), codes.get_mut(self.refused)) {
+        let place = usize::from(self.refused);
+        if let (Some(place), Some(reason)) = (ids.get_mut(place), codes.get_mut(place)) {
             *place = id;
             *reason = code;
             self.refused += 1;
@@ -255,14 +263,14 @@ impl<A: Aead> Link<A> {
     fn write_refusals(&mut self, writer: &mut Writer<'_, '_>) {
         let mut written = 0;
         let (ids, codes) = self.refusals;
-        for (id, code) in ids.into_iter().zip(codes).take(self.refused) {
+        for (id, code) in ids.into_iter().zip(codes).take(self.refused.into()) {
             if !writer.frame(kind::REFUSE, id, &[code], &[]) {
                 break;
             }
             written += 1;
         }
-        move_up(&mut self.refusals.0, written);
-        move_up(&mut self.refusals.1, written);
+        move_up(&mut self.refusals.0, written.into());
+        move_up(&mut self.refusals.1, written.into());
         self.refused -= written;
     }
 
@@ -302,7 +310,7 @@ impl<A: Aead> Link<A> {
     pub(super) fn pending_size(&self) -> usize {
         let ping_frames = usize::from(self.pong.is_some()) + usize::from(self.ping_pending);
         let close = usize::from(matches!(self.own_close, OwnClose::Pending { .. }));
-        ping_frames * (FRAME_HEAD + 8) + (self.refused + close) * (FRAME_HEAD + 1)
+        ping_frames * (FRAME_HEAD + 8) + (usize::from(self.refused) + close) * (FRAME_HEAD + 1)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::outgoing::OutgoingAnswer;
 use crate::role::ServerSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
-use crate::time::{Instant, Span};
+use crate::time::{Instant, MaybeInstant, Span};
 use crate::wipe::with_stack_wiped;
 
 /// The state of one connection. [`ServerConnection`](crate::ServerConnection) drives it.
@@ -50,7 +50,7 @@ pub(super) struct Requests<T> {
     /// The last request before this side's CLOSE. Later ones are skipped.
     pub(super) last: Option<u32>,
     /// The earliest time at which a partially received request can be stale.
-    pub(super) stale: Option<Instant>,
+    pub(super) stale: MaybeInstant,
     /// The grace period of `stale`.
     pub(super) grace: GracePeriod,
     /// Requests in the state `Lost`, whose event is pending.
@@ -173,7 +173,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     }
 
     const fn is_established(&self) -> bool {
-        self.base.first_ping_done
+        self.base.is_first_ping_done()
     }
 
     /// Gives up requests of which nothing has arrived for a lifetime, unless the caller has paused
@@ -224,7 +224,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
                 max_held: settings.max_held(),
                 held: 0,
                 last: None,
-                stale: None,
+                stale: MaybeInstant::NONE,
                 grace: GracePeriod::UNUSED,
                 lost: 0,
                 lifetime: Span::of(settings.lifetime()),
@@ -257,15 +257,15 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
             Phase::Handshake(Handshake::Welcome(_)) => Ok(Received::Wait(ServerWait::TransmitFirst)),
             // The answer to the first PING is sealed before a request is read. So a client whose
             // stream ends before any record arrives knows that no handler has run.
-            Phase::Transport(ref link) if session.base.first_ping_done && !link.has_sealed() => {
+            Phase::Transport(ref link) if link.first_ping_done && !link.has_sealed() => {
                 Ok(Received::Wait(ServerWait::TransmitFirst))
             }
             Phase::Transport(_) => {
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });
                 }
-                if !session.base.first_ping_done {
-                    session.base.first_ping_done = true;
+                if let Some(link) = session.base.phase.link_mut().filter(|link| !link.first_ping_done) {
+                    link.first_ping_done = true;
                     return session.report_established(unread);
                 }
                 session.next_event(unread)
@@ -371,7 +371,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let reads = !self.base.life.is_paused();
-        self.base.deadline(self.requests.stale.filter(|_| reads))
+        self.base.deadline(self.requests.stale.get().filter(|_| reads))
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
@@ -398,7 +398,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
 
     fn channel_binding(&self) -> Option<&[u8; 32]> {
         // Before its first PING the client may be a replay.
-        self.base.channel_binding().filter(|_| self.base.first_ping_done)
+        self.base.channel_binding().filter(|_| self.base.is_first_ping_done())
     }
 
     #[cfg(feature = "streams")]

@@ -16,7 +16,7 @@ use crate::error::ConnectionError;
 use crate::event::{Received, ServerEvent, ServerReceived, ServerWait};
 use crate::life::GracePeriod;
 use crate::message::RequestId;
-use crate::time::{Instant, Span};
+use crate::time::{Instant, MaybeInstant, Span};
 
 impl<A: Aead> Link<A> {
     /// Checks all frames of a record in order and applies them to `requests`. Overwrites the kind
@@ -139,7 +139,7 @@ impl<T: RequestTable> Requests<T> {
             return mark::WHOLE;
         }
         if self.stale.is_none() {
-            self.set_stale(Some(now + self.lifetime));
+            self.set_stale(now + self.lifetime);
         }
         mark::BEGIN
     }
@@ -234,12 +234,14 @@ impl<T: RequestTable> Requests<T> {
             }
             slot.touched = millis(now);
         }
-        self.set_stale(self.stale.map(|_| now + self.lifetime));
+        if !self.stale.is_none() {
+            self.set_stale(now + self.lifetime);
+        }
     }
 
     /// Sets the earliest time at which a partially received request can be stale.
-    fn set_stale(&mut self, stale: Option<Instant>) {
-        self.stale = stale;
+    fn set_stale(&mut self, stale: impl Into<MaybeInstant>) {
+        self.stale = stale.into();
         self.grace = GracePeriod::UNUSED;
     }
 
@@ -249,12 +251,12 @@ impl<T: RequestTable> Requests<T> {
         let late = |stale: Instant| (now + Span::TICK).span_since(stale);
         // The poll may be at most one lifetime late, as for the connection. The time since the last
         // bytes of a request has to fit in 32 bits.
-        if let Some(late) = self.stale.filter(|stale| *stale <= now).map(late)
+        if let Some(late) = self.stale.get().filter(|stale| *stale <= now).map(late)
             && late <= self.lifetime
             && self.lifetime.as_millis() + late.as_millis() + 2_000 < u64::from(u32::MAX)
             && self.grace.take(late, self.lifetime)
         {
-            self.stale = Some(now + Span::TICK);
+            self.stale = (now + Span::TICK).into();
         }
     }
 
@@ -271,7 +273,7 @@ impl<T: RequestTable> Requests<T> {
 
     /// Gives up partially received requests of which nothing has arrived for one lifetime.
     pub(super) fn drop_stale(&mut self, now: Instant) {
-        let Some(stale) = self.stale.filter(|stale| now >= *stale) else {
+        let Some(stale) = self.stale.get().filter(|stale| now >= *stale) else {
             return;
         };
         let late = now.as_millis().saturating_sub(stale.as_millis());

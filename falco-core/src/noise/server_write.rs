@@ -26,7 +26,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         if let Some(end) = self.base.life.end() {
             return self.base.write_pending_close(crypto, end, out);
         }
-        if !self.base.first_ping_done {
+        if !self.base.is_first_ping_done() {
             return with_stack_wiped(|| self.write_welcome(server, out));
         }
         let Some(link) = self.base.phase.link_mut() else {

@@ -71,7 +71,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             self.answers.retain(|answer, _| answer.id() != id);
             self.settle();
         }
-        self.refusals.push_back((id, refusal));
+        self.refusals.push(id, refusal);
     }
 
     /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
@@ -113,13 +113,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     fn seal_next(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         loop {
-            while let Some((id, refusal)) = self.refusals.front().copied() {
+            while let Some((id, refusal)) = self.refusals.first() {
                 if self.machine.refuse(id, refusal) == Err(ReplyError::TransmitFirst) {
                     break;
                 }
                 // The connection has accepted the refusal, has ended, or has completed the request
                 // before.
-                self.refusals.pop_front();
+                self.refusals.pop();
             }
             let sealed = self.seal_answers(now, out);
             return match sealed {

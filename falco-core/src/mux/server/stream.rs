@@ -72,7 +72,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let drains_at = Some(self.drains_at).filter(|at| at.as_millis() < u64::MAX && self.machine.end().is_none());
+        let drains_at = self.drains_at.get().filter(|_| self.machine.end().is_none());
         [self.deadlines.poll_timeout(&self.machine), drains_at]
             .into_iter()
             .flatten()
