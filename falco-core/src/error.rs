@@ -47,7 +47,7 @@ pub enum ConnectionError {
         /// The length that the frame claims.
         length: u64,
         /// The least that the wire allows.
-        min: u64,
+        min: u32,
         /// The most that the settings allow.
         max: u64,
     },

@@ -29,7 +29,7 @@ const LENGTH: usize = 8;
 pub(super) const SEALING: usize = NONCE_LENGTH + TAG_LENGTH;
 
 /// The least length of a sealed text, which is that of an empty body: [`SEALING`] as a `u64`.
-const LEAST: u64 = 28;
+const LEAST: u32 = 28;
 const _: () = assert!(SEALING == 28);
 
 /// Bytes in a hello: 157.
@@ -108,7 +108,7 @@ fn sealed(unread: &[u8], at: usize, max_message: u32) -> Result<Head, Connection
     if length == 0 {
         return Ok(Head::Nothing);
     }
-    if length < LEAST || length > LEAST + u64::from(max_message) {
+    if length < LEAST.into() || length > greatest(max_message) {
         return Err(frame_length(length, max_message));
     }
     let end = usize::try_from(length)
@@ -118,11 +118,15 @@ fn sealed(unread: &[u8], at: usize, max_message: u32) -> Result<Head, Connection
     Ok(Head::Sealed(start..end))
 }
 
+fn greatest(max_message: u32) -> u64 {
+    u64::from(LEAST) + u64::from(max_message)
+}
+
 fn frame_length(length: u64, max_message: u32) -> ConnectionError {
     ConnectionError::FrameLength {
         length,
         min: LEAST,
-        max: LEAST + u64::from(max_message),
+        max: greatest(max_message),
     }
 }
 
