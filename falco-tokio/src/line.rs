@@ -27,6 +27,17 @@ pub(crate) fn sealed(sealed: Result<usize, OutputTooSmall>) -> Result<usize, usi
     sealed.map_err(|OutputTooSmall { needed, .. }| needed)
 }
 
+/// The bytes of `out` from `sent` to `sealed`.
+fn unwritten(out: &[u8], sent: u32, sealed: u32) -> &[u8] {
+    let range = usize::try_from(sent).ok().zip(usize::try_from(sealed).ok());
+    range.and_then(|(from, to)| out.get(from..to)).unwrap_or_default()
+}
+
+/// A length of sealed bytes, which is less than 4 GiB.
+fn length(of: usize) -> io::Result<u32> {
+    u32::try_from(of).map_err(|_| io::ErrorKind::OutOfMemory.into())
+}
+
 /// The result of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wrote {
@@ -52,10 +63,11 @@ pub(crate) struct Line<S> {
     inbox: RecvBuf<Vec<u8>>,
     /// Whether the unread bytes are in a pooled buffer.
     pooled: bool,
-    out: Vec<u8>,
+    out: Box<[u8]>,
     /// Bytes of `out` that the stream has accepted. `sealed` is how many are to be written in all.
-    sent: usize,
-    sealed: usize,
+    /// Each idle connection has these, so they are small.
+    sent: u32,
+    sealed: u32,
     /// Something was written that the stream may not have flushed.
     unflushed: bool,
 }
@@ -140,12 +152,12 @@ impl Line<Socket> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
-    pub(crate) const fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
             inbox: RecvBuf::new(Vec::new()),
             pooled: false,
-            out: Vec::new(),
+            out: Box::default(),
             sent: 0,
             sealed: 0,
             unflushed: false,
@@ -207,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let mut writes = 0;
         loop {
             while self.sent < self.sealed {
-                let rest = self.out.get(self.sent..self.sealed).unwrap_or_default();
+                let rest = unwritten(&self.out, self.sent, self.sealed);
                 let (some, all) = (writes > 0, false);
                 if writes == WRITES {
                     return Ok(Wrote { some, all });
@@ -215,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 match Pin::new(&mut self.stream).poll_write(cx, rest) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
-                        self.sent += count;
+                        self.sent = self.sent.saturating_add(length(count)?);
                         self.unflushed = true;
                         writes += 1;
                     }
@@ -228,20 +240,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             // A buffer that was shrunk to a remainder is too small to seal into. One that has grown
             // for a long message is not kept for the next, which may be short.
             if self.out.len() != POOLED {
-                self.out = pool::take();
+                self.out = pool::take().into_boxed_slice();
             }
-            self.sealed = loop {
+            let sealed = loop {
                 match seal(&mut self.out) {
                     Ok(sealed) => break sealed,
                     Err(needed) if needed > self.out.len() => {
-                        pool::give_back(core::mem::take(&mut self.out));
-                        self.out = vec![0; needed];
+                        pool::give_back(core::mem::take(&mut self.out).into_vec());
+                        self.out = vec![0; needed].into_boxed_slice();
                     }
                     Err(_) => break 0,
                 }
             };
+            self.sealed = length(sealed)?;
             if self.sealed == 0 {
-                pool::give_back(core::mem::take(&mut self.out));
+                pool::give_back(core::mem::take(&mut self.out).into_vec());
                 // For a socket, which needs no flush, this does nothing.
                 if self.unflushed && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
                     self.unflushed = false;
@@ -264,11 +277,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             self.inbox.release();
             self.pooled = false;
         }
-        if self.sealed - self.sent < WORTH_KEEPING && self.out.len() >= POOLED {
-            let rest = self.out.get(self.sent..self.sealed).unwrap_or_default().to_vec();
+        let rest = unwritten(&self.out, self.sent, self.sealed);
+        if rest.len() < WORTH_KEEPING && self.out.len() >= POOLED {
+            let rest = Box::from(rest);
             self.sealed -= self.sent;
             self.sent = 0;
-            pool::give_back(core::mem::replace(&mut self.out, rest));
+            pool::give_back(core::mem::replace(&mut self.out, rest).into_vec());
         }
     }
 
@@ -304,7 +318,7 @@ mod tests {
     #[test]
     fn debug_output_shows_no_bytes() {
         let mut line = Line::new(tokio::io::empty());
-        line.out = b"secret".to_vec();
+        line.out = Box::from(*b"secret");
         line.sealed = 4;
         let text = format!("{line:?}");
         assert!(

@@ -161,7 +161,8 @@ impl Server {
     /// # Errors
     /// None at present: errors of accepting are counted, and the server goes on.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<Report, Error> {
-        self.run(Handlers::new(handler)).await
+        let handlers = Handlers::new(&self.service, handler);
+        self.run(handlers).await
     }
 
     /// Like [`serve`](Self::serve), and takes open requests too, which clients begin with
@@ -177,7 +178,8 @@ impl Server {
         S: Fn(StreamRequest) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
-        self.run(Handlers::with_streams(handler, streams)).await
+        let handlers = Handlers::with_streams(&self.service, handler, streams);
+        self.run(handlers).await
     }
 
     async fn run<H: Handler>(self, handlers: Arc<Handlers<H>>) -> Result<Report, Error> {
@@ -185,7 +187,7 @@ impl Server {
         service.note_holders();
         let cut = CutOnDrop(&service);
         if let Some(listener) = listener {
-            accept::until_stopped(listener, &service, &handlers).await;
+            accept::until_stopped(listener, &handlers).await;
         } else {
             service.registry.stopping().await;
         }
@@ -272,7 +274,7 @@ impl Server {
         S: Stream + 'static,
         H: Handler,
     {
-        accept::guest(&self.service, stream, &Handlers::new(handler))?.await
+        accept::guest(stream, &Handlers::new(&self.service, handler))?.await
     }
 
     /// Like [`serve_connection`](Self::serve_connection), and takes open requests too, as
@@ -292,7 +294,7 @@ impl Server {
         S: Fn(StreamRequest) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
-        accept::guest(&self.service, stream, &Handlers::with_streams(handler, streams))?.await
+        accept::guest(stream, &Handlers::with_streams(&self.service, handler, streams))?.await
     }
 }
 
@@ -316,7 +318,7 @@ impl Server {
         S: Stream + 'static,
         H: Handler,
     {
-        let connection = accept::counted_guest(&self.service, stream, peer, &Handlers::new(handler))?;
+        let connection = accept::counted_guest(stream, peer, &Handlers::new(&self.service, handler))?;
         match connection {
             Some(connection) => connection.await,
             None => Err(io::ErrorKind::ConnectionRefused.into()),

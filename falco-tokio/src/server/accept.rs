@@ -109,7 +109,8 @@ impl Listener {
 
 /// Accepts connections until the server is to stop, and gives each a task. The listener is closed
 /// then.
-pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<Service>, handler: &Arc<Handlers<H>>) {
+pub(super) async fn until_stopped<H: Handler>(listener: Listener, handlers: &Arc<Handlers<H>>) {
+    let service = &handlers.service;
     let mut pause = PAUSES.0;
     let (headers, mut named) = headers(service);
     loop {
@@ -117,7 +118,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
             biased;
             () = service.registry.stopping() => return,
             Some((socket, peer)) = named.recv() => {
-                if !enter(service, socket, Some(peer), handler).await {
+                if !enter(socket, Some(peer), handlers).await {
                     return;
                 }
                 continue;
@@ -134,7 +135,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
                     read = headers.read(socket, peer) => read,
                 };
                 let Some((socket, peer)) = read else { continue };
-                if !enter(service, socket, peer, handler).await {
+                if !enter(socket, peer, handlers).await {
                     return;
                 }
             }
@@ -158,12 +159,8 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, service: &Arc<
 }
 
 /// Makes room for a connection, and gives it a task. Returns `false` if the server is stopping.
-async fn enter<H: Handler>(
-    service: &Arc<Service>,
-    socket: Socket,
-    peer: Option<SocketAddr>,
-    handler: &Arc<Handlers<H>>,
-) -> bool {
+async fn enter<H: Handler>(socket: Socket, peer: Option<SocketAddr>, handlers: &Arc<Handlers<H>>) -> bool {
+    let service = &handlers.service;
     let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
     // Room is made only now, when it is certain that a connection needs a place.
     tokio::select! {
@@ -171,7 +168,7 @@ async fn enter<H: Handler>(
         () = service.registry.stopping() => return false,
         () = service.registry.room(source) => {}
     }
-    match admit(service, socket, (peer, source), handler) {
+    match admit(socket, (peer, source), handlers) {
         Ok(Some(connection)) => drop(tokio::spawn(ConnectionTask(Box::new(connection)))),
         Ok(None) => {}
         Err(error) => {
@@ -185,44 +182,44 @@ async fn enter<H: Handler>(
 
 /// A connection on a stream that was not accepted here.
 pub(super) fn guest<H: Handler>(
-    service: &Arc<Service>,
     stream: impl Stream + 'static,
-    handler: &Arc<Handlers<H>>,
+    handlers: &Arc<Handlers<H>>,
 ) -> io::Result<Connection<H>> {
-    let machine = machine(service, handler.take_streams())?;
+    let service = &handlers.service;
+    let machine = machine(service, handlers.take_streams())?;
     let control = Arc::new(Control::new(None));
     let number = service.registry.admit_guest(&control);
     let socket = Socket::Other(Box::new(stream));
-    let place = Place { number, guest: true };
-    Ok(connection(service, socket, machine, control, place, handler))
+    let place = Place::of_guest(number);
+    Ok(connection(socket, machine, control, place, handlers))
 }
 
 /// A connection on a stream that was not accepted here, which counts as if it had been. `None` if
 /// there is no place for it, or the server is stopping.
 pub(super) fn counted_guest<H: Handler>(
-    service: &Arc<Service>,
     stream: impl Stream + 'static,
     peer: SocketAddr,
-    handler: &Arc<Handlers<H>>,
+    handlers: &Arc<Handlers<H>>,
 ) -> io::Result<Option<Connection<H>>> {
+    let service = &handlers.service;
     service.counters.accepted.add(1);
     let source = Source::of(peer.ip(), service.source_prefix);
     let socket = Socket::Other(Box::new(stream));
-    admit(service, socket, (Some(peer), source), handler)
+    admit(socket, (Some(peer), source), handlers)
 }
 
 fn admit<H: Handler>(
-    service: &Arc<Service>,
     socket: Socket,
     (peer, source): (Option<SocketAddr>, Source),
-    handler: &Arc<Handlers<H>>,
+    handlers: &Arc<Handlers<H>>,
 ) -> io::Result<Option<Connection<H>>> {
-    let machine = machine(service, handler.take_streams())?;
+    let service = &handlers.service;
+    let machine = machine(service, handlers.take_streams())?;
     let control = Arc::new(Control::new(peer));
     match service.registry.admit(&control, source) {
         Admitted::As { number } => {
-            let place = Place { number, guest: false };
-            Ok(Some(connection(service, socket, machine, control, place, handler)))
+            let place = Place::new(number);
+            Ok(Some(connection(socket, machine, control, place, handlers)))
         }
         Admitted::Full => {
             service.counters.turned_away.add(1);
@@ -251,25 +248,24 @@ fn machine(service: &Service, streams: bool) -> io::Result<ServerConnection<Arc<
 }
 
 fn connection<H: Handler>(
-    service: &Arc<Service>,
     socket: Socket,
     machine: ServerConnection<Arc<ServerKeys>>,
     control: Arc<Control>,
     place: Place,
-    handler: &Arc<Handlers<H>>,
+    handlers: &Arc<Handlers<H>>,
 ) -> Connection<H> {
     let span = warn_span!(
         "connection",
-        number = place.number,
+        number = place.number(),
         peer = control.peer.map(tracing::field::display),
         key = tracing::field::Empty,
         label = tracing::field::Empty
     );
     debug!(parent: &span, "accepted");
-    service.counters.metrics.connections.up();
-    service.counters.metrics.half_open.up();
-    let (service, handler) = (Arc::clone(service), Arc::clone(handler));
-    Connection::new(socket, machine, control, place, service, handler, span)
+    let metrics = &handlers.service.counters.metrics;
+    metrics.connections.up();
+    metrics.half_open.up();
+    Connection::new(socket, machine, control, place, Arc::clone(handlers), span)
 }
 
 /// Whether an error of accepting concerns one connection only, so that the next can be accepted at

@@ -4,6 +4,7 @@ mod exchange;
 mod handlers;
 mod streams;
 
+use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -23,7 +24,7 @@ use super::handler::Handler;
 use super::holder::Holder;
 use super::place::Place;
 use super::running::Running;
-use super::streams::{Handlers, Opens};
+use super::streams::Handlers;
 use crate::error::Error;
 use crate::line::{Line, sealed};
 use crate::metrics;
@@ -42,9 +43,7 @@ pub(super) struct Connection<H> {
     stage: Stage,
     /// When this turn began. It is not read again during the turn, which is short.
     now: Instant,
-    service: Arc<Service>,
-    handler: Arc<Handlers<H>>,
-    opens: Opens,
+    handlers: Arc<Handlers<H>>,
     place: Place,
     /// Who has the client's key. Set when the connection is established.
     holder: Option<Arc<Holder>>,
@@ -57,12 +56,18 @@ pub(super) struct Connection<H> {
     /// How many unread bytes are needed in all, if nothing is left to process or to write. 0 means
     /// that something may be. A turn then begins with a read.
     settled: u32,
-    /// Bytes received in this turn.
-    turn: u32,
-    /// Bytes written in this turn. Each direction has its own limit, so that neither keeps the
-    /// other from its turn.
+    /// `None` if no subscriber wants it.
+    span: Option<Box<Span>>,
+}
+
+/// What a connection has done in a turn. Each direction has its own limit, so that neither keeps
+/// the other from its turn.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Bytes processed.
+    received: u32,
+    /// Bytes written.
     written: u32,
-    span: Span,
 }
 
 #[derive(Debug)]
@@ -87,30 +92,32 @@ impl<H: Handler> Connection<H> {
         machine: ServerConnection<Arc<ServerKeys>>,
         control: Arc<Control>,
         place: Place,
-        service: Arc<Service>,
-        handler: Arc<Handlers<H>>,
+        handlers: Arc<Handlers<H>>,
         span: Span,
     ) -> Self {
         Self {
             line: Line::new(socket),
-            mux: mux(machine, &service, handler.take_streams()),
-            opens: Opens::default(),
+            mux: mux(machine, &handlers.service, handlers.take_streams()),
             control,
             running: Running::default(),
             timer: Timer::default(),
             stage: Stage::Open,
-            now: service.clock.now(),
-            service,
-            handler,
+            now: handlers.service.clock.now(),
+            handlers,
             place,
             holder: None,
             eof: false,
             closing: false,
             ended: false,
             settled: 0,
-            turn: 0,
-            written: 0,
-            span,
+            span: (!span.is_none()).then(|| Box::new(span)),
+        }
+    }
+
+    /// Records a field of the span.
+    fn record(&self, field: &str, value: impl fmt::Display) {
+        if let Some(span) = &self.span {
+            span.record(field, tracing::field::display(value));
         }
     }
 
@@ -140,14 +147,14 @@ impl<H: Handler> Connection<H> {
             self.mux.close(self.now, reason);
         }
         // The hello may have arrived since the connection was selected.
-        if signals.make_room && self.service.registry.is_selected(self.place.number) {
+        if signals.make_room && self.handlers.service.registry.is_selected(self.place.number()) {
             // If there are bytes that this side has not read yet, the client is not late.
             if !self.line.stream().lies_unread() {
-                self.service.counters.half_open_dropped.add(1);
+                self.handlers.service.counters.half_open_dropped.add(1);
                 self.ended = true;
                 return Some(Cut::ForAnother);
             }
-            self.service.registry.stays(self.place.number);
+            self.handlers.service.registry.stays(self.place.number());
         }
         signals.cut
     }
@@ -159,23 +166,31 @@ impl<H: Handler> Connection<H> {
             // Set before the check below, because `Handle::retire_key` finds the connections of a
             // key by this.
             let _ = self.control.key.set(key);
-            self.span.record("key", tracing::field::display(key));
+            self.record("key", key);
         }
-        let holder = self.service.holders.find(key, self.service.keys.label(key));
+        let holder = self
+            .handlers
+            .service
+            .holders
+            .find(key, self.handlers.service.keys.label(key));
         if let Some(label) = &holder.label {
-            self.span.record("label", &**label);
+            self.record("label", label);
         }
         holder.connections.up();
-        self.service.counters.metrics.half_open.down();
+        self.handlers.service.counters.metrics.half_open.down();
         self.holder = Some(holder);
-        let retired = self.service.keys.is_retired(key);
-        let reason = self.service.registry.establish(self.place.number, key, retired);
-        self.line.stream().set_up(self.service.settings.lifetime());
+        let retired = self.handlers.service.keys.is_retired(key);
+        let reason = self
+            .handlers
+            .service
+            .registry
+            .establish(self.place.number(), key, retired);
+        self.line.stream().set_up(self.handlers.service.settings.lifetime());
         self.timer.forget();
-        self.service.counters.established.add(1);
+        self.handlers.service.counters.established.add(1);
         debug!("established");
-        if let Some(age) = self.service.max_connection_age {
-            let entropy = &self.service.entropy;
+        if let Some(age) = self.handlers.service.max_connection_age {
+            let entropy = &self.handlers.service.entropy;
             self.mux.drain_after(self.now, age, |bound| entropy.below(bound));
         }
         let Some(reason) = reason else { return };
@@ -183,8 +198,8 @@ impl<H: Handler> Connection<H> {
             self.mux.close(self.now, reason);
             return;
         }
-        self.service.counters.over_key_limit.add(1);
-        if let Some(left_out) = self.service.warnings.key_limit.due() {
+        self.handlers.service.counters.over_key_limit.add(1);
+        if let Some(left_out) = self.handlers.service.warnings.key_limit.due() {
             warn!(left_out, "closed: its key has as many connections as it may have");
         }
         self.mux.close_at_once(self.now, reason);
@@ -194,19 +209,18 @@ impl<H: Handler> Connection<H> {
     /// its caller overwrites its stack frame afterwards.
     #[inline(never)]
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionError>> {
-        self.turn = 0;
-        self.written = 0;
+        let mut turn = Turn::default();
         let mut settled = usize::try_from(core::mem::take(&mut self.settled)).unwrap_or(0);
         loop {
             let (pause, all, mut moved) = match core::mem::take(&mut settled) {
                 0 => {
-                    let pause = self.receive(cx);
+                    let pause = self.receive(cx, &mut turn);
                     if let Pause::End(end) = pause {
                         return Poll::Ready(Ok(end));
                     }
                     self.note_closing();
                     self.pump_writable();
-                    let wrote = self.write(cx)?;
+                    let wrote = self.write(cx, &mut turn)?;
                     // If all is written and more bytes are needed, another round does nothing. The
                     // exception: sealing may have made room, so that a deferred request can reach
                     // its handler.
@@ -233,7 +247,12 @@ impl<H: Handler> Connection<H> {
                         moved = true;
                     }
                     Poll::Ready(count) => {
-                        self.service.counters.metrics.received.add(metrics::bytes(count));
+                        self.handlers
+                            .service
+                            .counters
+                            .metrics
+                            .received
+                            .add(metrics::bytes(count));
                         moved = true;
                         read = true;
                     }
@@ -241,7 +260,7 @@ impl<H: Handler> Connection<H> {
                 }
             }
             // If something has moved, the reason to wait may no longer exist.
-            let yields = matches!(pause, Pause::Yield) || self.written >= TURN;
+            let yields = matches!(pause, Pause::Yield) || turn.written >= TURN;
             if moved && !yields {
                 continue;
             }
@@ -267,12 +286,12 @@ impl<H: Handler> Connection<H> {
                 continue;
             }
             if !self.mux.is_established() {
-                self.service.registry.waits(self.place.number);
+                self.handlers.service.registry.waits(self.place.number());
             }
             self.shrink();
-            let deadline = deadline.map(|deadline| self.service.clock.at(deadline));
+            let deadline = deadline.map(|deadline| self.handlers.service.clock.at(deadline));
             match self.timer.poll(cx, deadline) {
-                Poll::Ready(()) => self.now = self.service.clock.now(),
+                Poll::Ready(()) => self.now = self.handlers.service.clock.now(),
                 Poll::Pending => {
                     if let (Pause::Read(total), true, false) = (pause, all, self.eof) {
                         self.settled = u32::try_from(total).unwrap_or(0);
@@ -296,15 +315,15 @@ impl<H: Handler> Connection<H> {
 
     /// The connection has ended with `end`: its stream is closed next.
     fn end(&mut self, end: ConnectionError) {
-        self.opens
-            .fail_all(&Why(Error::connection(end, falco_core::Fate::MaybeProcessed)));
+        self.running
+            .fail_opens(&Why(Error::connection(end, falco_core::Fate::MaybeProcessed)));
         self.cancel_all();
         let established = self.mux.is_established();
-        self.service.counters.metrics.ended(end, established);
+        self.handlers.service.counters.metrics.ended(end, established);
         if !established {
-            self.service.counters.unauthenticated.add(1);
+            self.handlers.service.counters.unauthenticated.add(1);
             if matches!(end, ConnectionError::Unauthenticated | ConnectionError::Replayed)
-                && let Some(left_out) = self.service.warnings.refused.due()
+                && let Some(left_out) = self.handlers.service.warnings.refused.due()
             {
                 warn!(%end, left_out, "refused a handshake");
             }
@@ -319,8 +338,8 @@ impl<H: Handler> Future for Connection<H> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let _entered = this.span.clone().entered();
-        this.now = this.service.clock.now();
+        let _entered = this.span.as_ref().map(|span| span.as_ref().clone().entered());
+        this.now = this.handlers.service.clock.now();
         if let Some(cut) = this.take_signals(cx) {
             debug!(?cut, "cut off");
             let end = this.mux.connection().end().unwrap_or(ConnectionError::Closed);
@@ -348,7 +367,7 @@ impl<H: Handler> Future for Connection<H> {
                     let (end, ending) = &mut **ending;
                     let (mux, now) = (&mut this.mux, this.now);
                     let seal = |out: &mut [u8]| sealed(mux.seal(now, out));
-                    let times = (this.service.clock, &mut this.timer);
+                    let times = (this.handlers.service.clock, &mut this.timer);
                     let polled = this.line.poll_end(cx, ending, times, this.eof, seal);
                     wipe_stack();
                     let end = *end;
@@ -365,24 +384,24 @@ impl<H> Drop for Connection<H> {
     /// Releases its place, and cancels the handlers that run.
     fn drop(&mut self) {
         let closed = Error::connection(ConnectionError::Closed, falco_core::Fate::MaybeProcessed);
-        self.opens.fail_all(&Why(closed));
+        self.running.fail_opens(&Why(closed));
         self.cancel_all();
         let unanswered = self.mux.unanswered();
         // Nothing counts as cut off while the server runs: whoever serves a guest may drop it.
         // Requests that a drain has left behind when it ran out of time count, too.
         let was_cut = !self.ended || unanswered > 0;
-        let cut = (was_cut && self.service.registry.is_stopping()).then_some(unanswered);
-        self.service.registry.leave(self.place.number, cut);
+        let cut = (was_cut && self.handlers.service.registry.is_stopping()).then_some(unanswered);
+        self.handlers.service.registry.leave(self.place.number(), cut);
         if !self.running.end() {
-            self.service.registry.free(self.place);
+            self.handlers.service.registry.free(self.place);
         }
-        let metrics = &self.service.counters.metrics;
+        let metrics = &self.handlers.service.counters.metrics;
         metrics.connections.down();
         match &self.holder {
             Some(holder) => holder.connections.down(),
             None => metrics.half_open.down(),
         }
         let running = u64::try_from(self.running.len()).unwrap_or(u64::MAX);
-        self.service.counters.cancelled.add(running);
+        self.handlers.service.counters.cancelled.add(running);
     }
 }

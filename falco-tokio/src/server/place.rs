@@ -9,10 +9,32 @@ use super::stats::Metrics;
 /// A connection's place among those of its server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    pub(super) number: u64,
-    /// The server did not accept the connection itself, so it does not count towards
-    /// `max_connections`.
-    pub(super) guest: bool,
+    /// The number and, in the highest bit, whether it is a guest: an idle connection is smaller.
+    tagged: u64,
+}
+
+impl Place {
+    const GUEST: u64 = 1 << 63;
+
+    pub(super) const fn new(number: u64) -> Self {
+        Self { tagged: number }
+    }
+
+    /// The place of a connection that the server did not accept itself, so it does not count
+    /// towards `max_connections`.
+    pub(super) const fn of_guest(number: u64) -> Self {
+        Self {
+            tagged: number | Self::GUEST,
+        }
+    }
+
+    pub(super) const fn number(self) -> u64 {
+        self.tagged & !Self::GUEST
+    }
+
+    pub(super) const fn is_guest(self) -> bool {
+        self.tagged & Self::GUEST != 0
+    }
 }
 
 /// A place that a connection shares with its handlers. If the connection ends while handlers run,

@@ -235,8 +235,8 @@ impl Registry {
 
     /// Frees the place of a connection that has ended and whose handlers have ended.
     pub(crate) fn free(&self, place: Place) {
-        if !place.guest {
-            self.lock().admission.leave(place.number);
+        if !place.is_guest() {
+            self.lock().admission.leave(place.number());
             self.changed.notify_waiters();
         }
     }
@@ -350,7 +350,7 @@ mod tests {
 
     fn end(registry: &Registry, number: u64) {
         registry.leave(number, None);
-        registry.free(Place { number, guest: false });
+        registry.free(Place::new(number));
     }
 
     /// Whether there is room within a millisecond.

@@ -19,6 +19,7 @@ use super::control::{Control, Outcome};
 use super::place::{Place, SharedPlace};
 use crate::error::HandlerError;
 use crate::metrics::Stopwatch;
+use crate::stream::{Pipe, Why};
 
 /// Calls a handler and, if `poll` says so, polls it once. A panic, wherever it happens, fails this
 /// request only.
@@ -109,19 +110,41 @@ impl<F> Drop for Task<F> {
     }
 }
 
-/// The handlers of one connection that are on tasks of their own. An idle connection has none, and
-/// no memory for them.
-#[derive(Debug, Default)]
+/// The handlers of one connection that are on tasks of their own, and its open requests. An idle
+/// connection has none, and no memory for them.
+#[derive(Default)]
 pub(crate) struct Running(Option<Box<Tasks>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Tasks {
     handlers: HashMap<RequestId, AbortHandle>,
     /// The place that these handlers share with the connection.
     place: Option<Arc<SharedPlace>>,
+    /// What the halves of each open request share with the connection, until it has completed.
+    opens: HashMap<RequestId, Arc<Pipe>>,
 }
 
 impl Running {
+    pub(crate) fn add_open(&mut self, id: RequestId, pipe: &Arc<Pipe>) {
+        self.0.get_or_insert_default().opens.insert(id, Arc::clone(pipe));
+    }
+
+    pub(crate) fn open(&self, id: RequestId) -> Option<&Pipe> {
+        Some(&**self.0.as_ref()?.opens.get(&id)?)
+    }
+
+    pub(crate) fn remove_open(&mut self, id: RequestId) -> Option<Arc<Pipe>> {
+        self.0.as_mut()?.opens.remove(&id)
+    }
+
+    /// The connection has ended with this error.
+    pub(crate) fn fail_opens(&mut self, why: &Why) {
+        let opens = self.0.as_mut().map(|tasks| core::mem::take(&mut tasks.opens));
+        for (_, pipe) in opens.into_iter().flatten() {
+            pipe.tell(|halves| halves.fail(why.clone()));
+        }
+    }
+
     /// The place of the connection, for a handler.
     pub(crate) fn share(&mut self, service: &Arc<Service>, place: Place) -> Arc<SharedPlace> {
         let tasks = self.0.get_or_insert_default();
@@ -143,7 +166,7 @@ impl Running {
         (id, since): (RequestId, Stopwatch),
         kept: Kept,
         control: &Arc<Control>,
-        span: &Span,
+        span: Option<&Span>,
     ) where
         F: Future<Output = Result<Bytes, HandlerError>> + Send + Unpin + 'static,
     {
@@ -152,7 +175,7 @@ impl Running {
             id,
             since,
             control: Arc::clone(control),
-            span: span.clone(),
+            span: span.cloned().unwrap_or_else(Span::none),
             finished: false,
             kept,
         };
@@ -196,7 +219,10 @@ impl Running {
 
     /// Releases memory that is not needed while no handler runs. Returns whether there was any.
     pub(crate) fn shrink(&mut self) -> bool {
-        let idle = self.0.as_ref().is_some_and(|tasks| tasks.handlers.is_empty());
+        let idle = self
+            .0
+            .as_ref()
+            .is_some_and(|tasks| tasks.handlers.is_empty() && tasks.opens.is_empty());
         if idle {
             self.0 = None;
         }

@@ -5,13 +5,13 @@ use core::future::Future;
 use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::{Context, Poll};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::mux::Halves;
 use falco_core::{KeyId, Refusal, RequestId};
 
+use super::Service;
 use super::control::Control;
 use super::request::Request;
 use crate::error::HandlerError;
@@ -112,25 +112,31 @@ impl StreamRequest {
 
 type Streaming = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>>;
 
-/// The handlers of a server: for requests, and for open ones if it takes any.
+/// What the connections of a server share: its state, and its handlers, for requests and, if it
+/// takes any, for open ones.
 pub(crate) struct Handlers<H> {
+    pub(super) service: Arc<Service>,
     pub(super) handler: H,
     streams: Option<Box<dyn Fn(StreamRequest) -> Streaming + Send + Sync>>,
 }
 
 impl<H> Handlers<H> {
-    pub(super) fn new(handler: H) -> Arc<Self> {
-        let streams = None;
-        Arc::new(Self { handler, streams })
+    pub(super) fn new(service: &Arc<Service>, handler: H) -> Arc<Self> {
+        Arc::new(Self {
+            service: Arc::clone(service),
+            handler,
+            streams: None,
+        })
     }
 
-    pub(super) fn with_streams<S, F>(handler: H, streams: S) -> Arc<Self>
+    pub(super) fn with_streams<S, F>(service: &Arc<Service>, handler: H, streams: S) -> Arc<Self>
     where
         S: Fn(StreamRequest) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
         let streams = move |request| -> Streaming { Box::pin(streams(request)) };
         Arc::new(Self {
+            service: Arc::clone(service),
             handler,
             streams: Some(Box::new(streams)),
         })
@@ -177,40 +183,8 @@ impl Owner for StreamOwner {
     }
 }
 
-/// The open requests of a connection that have not completed. An idle connection has no memory for
-/// them.
-#[derive(Default)]
-pub(super) struct Opens(
-    #[allow(clippy::box_collection, reason = "an idle connection is smaller")]
-    Option<Box<HashMap<RequestId, Arc<Pipe>>>>,
-);
-
-impl Opens {
-    /// Adds one, and returns what its halves share with the connection.
-    pub(super) fn add(&mut self, id: RequestId, halves: Halves<Why>, control: &Arc<Control>) -> Arc<Pipe> {
-        let control = Arc::clone(control);
-        let pipe = Pipe::new(Box::new(StreamOwner { control, id }), halves);
-        self.0.get_or_insert_default().insert(id, Arc::clone(&pipe));
-        pipe
-    }
-
-    pub(super) fn get(&self, id: RequestId) -> Option<&Pipe> {
-        Some(&**self.0.as_ref()?.get(&id)?)
-    }
-
-    pub(super) fn remove(&mut self, id: RequestId) -> Option<Arc<Pipe>> {
-        let opens = self.0.as_mut()?;
-        let pipe = opens.remove(&id);
-        if opens.is_empty() {
-            self.0 = None;
-        }
-        pipe
-    }
-
-    /// The connection has ended with this error.
-    pub(super) fn fail_all(&mut self, why: &Why) {
-        for (_, pipe) in self.0.take().into_iter().flat_map(|opens| *opens) {
-            pipe.tell(|halves| halves.fail(why.clone()));
-        }
-    }
+/// What the halves of an open request share with the connection.
+pub(super) fn pipe(id: RequestId, halves: Halves<Why>, control: &Arc<Control>) -> Arc<Pipe> {
+    let control = Arc::clone(control);
+    Pipe::new(Box::new(StreamOwner { control, id }), halves)
 }

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::super::OnCancel;
 use super::super::handler::Handler;
-use super::{Connection, TURN};
+use super::{Connection, TURN, Turn};
 use crate::line::{Wrote, sealed};
 use crate::metrics;
 
@@ -35,11 +35,11 @@ pub(super) enum Pause {
 
 impl<H: Handler> Connection<H> {
     /// Processes the unread bytes.
-    pub(super) fn receive(&mut self, cx: &mut Context<'_>) -> Pause {
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Pause {
         loop {
             // This check comes first, because output that remains only because the turn is over is
             // no reason to wait.
-            if self.turn >= TURN {
+            if turn.received >= TURN {
                 return Pause::Yield;
             }
             let now = self.now;
@@ -50,15 +50,15 @@ impl<H: Handler> Connection<H> {
             match step {
                 ServerStep::NeedMore { total } => return Pause::Read(total),
                 ServerStep::Hello { consumed, fingerprint } => {
-                    self.service.registry.hello(self.place.number, fingerprint);
-                    self.consume(consumed);
+                    self.handlers.service.registry.hello(self.place.number(), fingerprint);
+                    self.consume(consumed, turn);
                 }
                 ServerStep::Skip { consumed } => {
-                    self.consume(consumed);
+                    self.consume(consumed, turn);
                     self.count_busy();
                 }
                 ServerStep::Established { consumed } => {
-                    self.consume(consumed);
+                    self.consume(consumed, turn);
                     self.establish();
                 }
                 ServerStep::Request { consumed, id, body } => {
@@ -66,41 +66,41 @@ impl<H: Handler> Connection<H> {
                         Body::Lent(body) => Bytes::copy_from_slice(body),
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
-                    self.consume(consumed);
+                    self.consume(consumed, turn);
                     self.handle(cx, id, body);
                 }
                 ServerStep::Opened { consumed, id, body } => {
                     let body = Bytes::from(body.into_vec().into_boxed_slice());
-                    self.consume(consumed);
+                    self.consume(consumed, turn);
                     self.handle_open(cx, id, body);
                 }
                 ServerStep::Part { consumed, id, body } => {
-                    if let Some(pipe) = self.opens.get(id) {
+                    if let Some(pipe) = self.running.open(id) {
                         pipe.arrive(body);
                     }
-                    self.consume(consumed);
+                    self.consume(consumed, turn);
                 }
                 ServerStep::Ended { consumed, id } => {
-                    self.consume(consumed);
-                    if let Some(pipe) = self.opens.get(id) {
+                    self.consume(consumed, turn);
+                    if let Some(pipe) = self.running.open(id) {
                         pipe.tell(Halves::end_input);
                     }
                 }
                 ServerStep::Cancelled { consumed, id } => {
-                    self.consume(consumed);
-                    if let Some(pipe) = self.opens.get(id) {
+                    self.consume(consumed, turn);
+                    if let Some(pipe) = self.running.open(id) {
                         pipe.tell(Halves::cancel);
                     }
                     if self.running.contains(id) {
                         self.control.cancel(id);
-                        if self.service.on_cancel == OnCancel::Drop {
+                        if self.handlers.service.on_cancel == OnCancel::Drop {
                             self.running.abort(id);
                         }
                     }
                 }
                 ServerStep::Closing { consumed, reason } => {
                     debug!(?reason, "the client closes");
-                    self.consume(consumed);
+                    self.consume(consumed, turn);
                 }
                 ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => {
                     self.count_busy();
@@ -114,36 +114,36 @@ impl<H: Handler> Connection<H> {
     fn count_busy(&mut self) {
         let busy = self.mux.take_busy();
         if busy > 0 {
-            self.service.counters.busy.add(busy);
+            self.handlers.service.counters.busy.add(busy);
             debug!(requests = busy, "refused as busy: there is no room for their bytes");
         }
     }
 
-    fn consume(&mut self, count: usize) {
-        self.turn = self.turn.saturating_add(of_turn(count) + FRAME);
+    fn consume(&mut self, count: usize, turn: &mut Turn) {
+        turn.received = turn.received.saturating_add(of_turn(count) + FRAME);
         self.line.consume(count);
     }
 
     /// Seals and writes until the stream accepts no more, or this turn's limit is reached. If that
     /// lets a request reach its handler, it counts as if something was written.
-    pub(super) fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Wrote> {
+    pub(super) fn write(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> io::Result<Wrote> {
         let waited = !self.mux.may_read();
-        let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
-        let sent = &self.service.counters.metrics.sent;
+        let (mux, now) = (&mut self.mux, self.now);
+        let sent = &self.handlers.service.counters.metrics.sent;
         let mut all_sealed = false;
         let mut wrote = self.line.write(cx, |out| {
-            if *written >= TURN || all_sealed {
+            if turn.written >= TURN || all_sealed {
                 return Ok(0);
             }
             let count = sealed(mux.seal(now, out))?;
             all_sealed = count > 0 && mux.all_sealed();
             sent.add(metrics::bytes(count));
-            *written = written.saturating_add(of_turn(count));
+            turn.written = turn.written.saturating_add(of_turn(count));
             Ok(count)
         })?;
         if wrote.is_blocked() {
             self.mux.blocked(self.now);
-        } else if wrote.all && self.written < TURN {
+        } else if wrote.all && turn.written < TURN {
             self.mux.flushed();
         } else {
             self.mux.wrote();

@@ -22,26 +22,26 @@ impl<H: Handler> Connection<H> {
     /// Calls the handler. If it is not ready at once, it gets a task of its own.
     pub(super) fn handle(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
         let since = Stopwatch::start();
-        self.service.counters.requests.add(1);
-        self.service.counters.metrics.request_length.length(body.len());
+        self.handlers.service.counters.requests.add(1);
+        self.handlers.service.counters.metrics.request_length.length(body.len());
         if let Some(holder) = &self.holder {
             holder.requests.add(1);
         }
         let request = Request::received(body, id, self.labeled(), Arc::clone(&self.control));
-        let at_once = !self.service.spawn_handlers;
-        match running::begin(|| self.handler.handler.handle(request), at_once, cx) {
+        let at_once = !self.handlers.service.spawn_handlers;
+        match running::begin(|| self.handlers.handler.handle(request), at_once, cx) {
             (_, Poll::Ready(outcome)) => {
-                self.service.counters.metrics.handler_time.time(since);
+                self.handlers.service.counters.metrics.handler_time.time(since);
                 // No CANCEL was read since.
                 self.complete(id, outcome, false);
             }
             (handler, Poll::Pending) => {
                 let kept = Kept {
                     held: Some(self.mux.take_held(id)),
-                    place: self.running.share(&self.service, self.place),
+                    place: self.running.share(&self.handlers.service, self.place),
                 };
                 self.running
-                    .spawn(handler, (id, since), kept, &self.control, &self.span);
+                    .spawn(handler, (id, since), kept, &self.control, self.span.as_deref());
             }
         }
     }
@@ -55,13 +55,13 @@ impl<H: Handler> Connection<H> {
     }
 
     fn complete(&mut self, id: RequestId, outcome: Outcome, cancelled: bool) {
-        let open = self.opens.remove(id);
+        let open = self.running.remove_open(id);
         let error;
-        let (number, warnings) = (id.number(), &self.service.warnings);
+        let (number, warnings) = (id.number(), &self.handlers.service.warnings);
         let result = match outcome {
             Outcome::Answer(body) => {
                 if open.is_none() {
-                    self.service.counters.metrics.answer_length.length(body.len());
+                    self.handlers.service.counters.metrics.answer_length.length(body.len());
                 }
                 Ok(body)
             }
@@ -82,7 +82,7 @@ impl<H: Handler> Connection<H> {
             Some(pipe) => pipe.hand_over(|halves, next| self.mux.handled(id, halves, result.map(drop), next)),
             None => self.mux.complete(id, result, cancelled),
         };
-        let counters = &self.service.counters;
+        let counters = &self.handlers.service.counters;
         match handled {
             Ok(true) => {
                 counters.answers.add(1);
@@ -145,7 +145,7 @@ impl<H> Connection<H> {
     /// The answers of running handlers are no longer needed.
     pub(super) fn cancel_all(&self) {
         self.control.cancel_all();
-        if self.service.on_cancel == OnCancel::Drop {
+        if self.handlers.service.on_cancel == OnCancel::Drop {
             self.running.abort_all();
         }
     }

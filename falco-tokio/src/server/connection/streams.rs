@@ -9,7 +9,7 @@ use falco_core::RequestId;
 use super::super::handler::Handler;
 use super::super::request::Request;
 use super::super::running::{self, Kept};
-use super::super::streams::StreamRequest;
+use super::super::streams::{self, StreamRequest};
 use super::Connection;
 use crate::metrics::Stopwatch;
 use crate::stream::PIECE;
@@ -21,7 +21,8 @@ impl<H: Handler> Connection<H> {
         let Some(halves) = self.mux.begin_handler(id) else {
             return;
         };
-        let pipe = &self.opens.add(id, halves, &self.control);
+        let pipe = &streams::pipe(id, halves, &self.control);
+        self.running.add_open(id, pipe);
         // A request that was deferred may begin with a whole window.
         if first.len() > PIECE {
             pipe.arrive(&first);
@@ -29,28 +30,28 @@ impl<H: Handler> Connection<H> {
             pipe.arrive_whole(first);
         }
         let since = Stopwatch::start();
-        self.service.counters.requests.add(1);
+        self.handlers.service.counters.requests.add(1);
         if let Some(holder) = &self.holder {
             holder.requests.add(1);
         }
         let request = Request::received(Bytes::new(), id, self.labeled(), Arc::clone(&self.control));
         let request = StreamRequest::new(pipe, request);
-        match running::begin(|| self.handler.open(request), false, cx) {
+        match running::begin(|| self.handlers.open(request), false, cx) {
             (_, Poll::Ready(outcome)) => self.finish(id, outcome),
             (handler, Poll::Pending) => {
                 let kept = Kept {
                     held: Some(self.mux.take_held(id)),
-                    place: self.running.share(&self.service, self.place),
+                    place: self.running.share(&self.handlers.service, self.place),
                 };
                 self.running
-                    .spawn(handler, (id, since), kept, &self.control, &self.span);
+                    .spawn(handler, (id, since), kept, &self.control, self.span.as_deref());
             }
         }
     }
 
     /// Does what the halves of an open request want.
     pub(super) fn pump(&mut self, id: RequestId) {
-        if let Some(pipe) = self.opens.get(id) {
+        if let Some(pipe) = self.running.open(id) {
             pipe.pump(|halves, next| self.mux.pump(id, halves, next));
         }
     }
