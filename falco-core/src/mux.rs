@@ -101,7 +101,7 @@ pub use held::HeldBytes;
 pub use open_call::{OpenCall, OpenRejected, UnfinishedOpen};
 pub use retry::{Attempts, Backoff};
 pub use server::{NoAnswer, ServerMux};
-pub use servers::Servers;
+pub use servers::{Round, Servers};
 #[cfg(feature = "std")]
 pub use shares::KeyShares;
 pub use step::{ClientStep, ServerStep};

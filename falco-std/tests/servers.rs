@@ -6,7 +6,8 @@ use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::collections::HashSet;
-use std::net::TcpListener;
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -30,6 +31,28 @@ fn answering<'c>(clients: impl IntoIterator<Item = &'c Client>) -> HashSet<Strin
     let answer = |client: &Client| client.request("who are you").expect("a server is there");
     let name = |client| String::from_utf8(answer(client)).expect("it is a name");
     clients.into_iter().map(name).collect()
+}
+
+/// The address of a proxy that connects to a server after this time.
+fn delayed(server: SocketAddr, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        for near in listener.incoming() {
+            thread::spawn(move || {
+                thread::sleep(delay);
+                let (mut near, mut far) = (near?, TcpStream::connect(server)?);
+                let (mut back, mut forth) = (far.try_clone()?, near.try_clone()?);
+                thread::spawn(move || {
+                    let _ = io::copy(&mut back, &mut forth);
+                    forth.shutdown(Shutdown::Write)
+                });
+                io::copy(&mut near, &mut far)?;
+                far.shutdown(Shutdown::Write)
+            });
+        }
+    });
+    address
 }
 
 fn names<const N: usize>(names: [&str; N]) -> HashSet<String> {
@@ -110,6 +133,58 @@ fn a_server_that_hangs_is_passed_by_and_one_with_another_key_too() {
         }
         good.stop();
         stranger.stop();
+    });
+}
+
+/// The time limits are those by default, 5 s each. What has begun at a server that hangs counts as
+/// an attempt, and the server is not tried again for a while.
+#[test]
+fn beside_a_server_that_hangs_the_next_one_is_tried_after_a_moment() {
+    bounded(|| {
+        let hangs = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let hole = Blackhole::new();
+        let good = named("good", None);
+        let servers = [hangs.local_addr().expect("it is bound"), hole.address, good.address];
+        let builder = builder();
+        let mut attempts = Vec::new();
+        // Each of them is the first for one of the clients.
+        for _ in servers {
+            let begun = Instant::now();
+            let client = builder.clone().connect_any(servers).expect("one is good");
+            let took = begun.elapsed();
+            assert_eq!(answering([&client]), names(["good"]));
+            let tried = client.stats().attempts;
+            let least = millis(250 * (tried - 1));
+            assert!((least..millis(4_000)).contains(&took), "{tried}: {took:?}");
+            attempts.push(tried);
+        }
+        attempts.sort_unstable();
+        assert_eq!(attempts, [1, 2, 3]);
+        good.stop();
+    });
+}
+
+/// The slow server completes its handshake after the client has taken the other one.
+#[test]
+fn an_abandoned_attempt_that_succeeds_later_replaces_no_connection() {
+    bounded(|| {
+        let (slow, fast) = (named("slow", None), named("fast", None));
+        let servers = [delayed(slow.address, millis(500)), fast.address];
+        let builder = builder();
+        // Each of them is the first for one of the clients.
+        for _ in servers {
+            let client = builder.clone().connect_any(servers).expect("both are there");
+            let begun = Instant::now();
+            while begun.elapsed() < millis(1_000) {
+                assert_eq!(answering([&client]), names(["fast"]));
+                thread::sleep(millis(5));
+            }
+        }
+        let alone = builder.connect_any(&servers[..1]).expect("it is slow");
+        assert_eq!(answering([&alone]), names(["slow"]));
+        drop(alone);
+        slow.stop();
+        fast.stop();
     });
 }
 

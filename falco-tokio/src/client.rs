@@ -2,6 +2,7 @@
 //! connection, and `shared` what callers and that task share.
 
 mod addresses;
+mod attempt;
 mod builder;
 mod call;
 mod connection;
@@ -28,8 +29,8 @@ use falco_core::{Fate, Key};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use self::call::{HANDSHAKE, Limit, error_of};
-use self::connection::{Connection, Event};
+use self::attempt::Attempt;
+use self::call::Limit;
 use self::env::{Env, OwnKey};
 use self::shared::{Order, Shared};
 use crate::error::Error;
@@ -68,7 +69,7 @@ pub use self::stats::ClientStats;
 /// `poll_ready` reserves one of the [places](ClientBuilder::max_outstanding); the clone that was
 /// made ready is the one to call. A client that [fails fast](ClientBuilder::fail_fast) is not ready
 /// while it has no connection and its last attempt has failed, so that a balancer such as
-/// `tower::balance` leaves it alone. It reconnects in the background.
+/// `tower::balance` takes another one. It reconnects in the background.
 pub struct Client {
     inner: Arc<Inner>,
     /// The place in the queue that `poll_ready` has reserved.
@@ -153,30 +154,15 @@ impl Client {
         // It is enough that one reachable server accepts the key.
         let now = env.clock.now();
         let connected = self.inner.slots.iter().find(|slot| slot.is_connected());
-        let server = connected.map_or_else(
-            || env.servers.next(0, 0, now).map_or(0, |(server, _)| server),
-            |slot| slot.server(),
-        );
-        let dialing = env
-            .servers
-            .dial(server)
-            .dial(env.connect_timeout, env.settings.lifetime());
+        let server = connected.map_or_else(|| env.servers.first(0, now), |slot| slot.server());
         let own = OwnKey::new(keys);
-        let mut connection = Connection::new(dialing.await?, env, Arc::clone(&own), server)?;
+        let mut attempt = Attempt::begin(env, Arc::clone(&own), server);
         // The handshake has its own limit.
-        if let Event::Ended(end) = core::future::poll_fn(|cx| {
-            connection.begin_turn(env.clock.now());
-            connection.poll(cx, None)
-        })
-        .await
-        {
-            return Err(error_of(&end, HANDSHAKE, Fate::NotProcessed));
-        }
+        let connection = core::future::poll_fn(|cx| attempt.poll(env, cx)).await?;
         // So the other connections of the client know that a server accepts the key.
         own.admitted.admit();
-        env.counters.connected.add(1);
         *env.key.write().unwrap_or_else(PoisonError::into_inner) = own;
-        let mut adopted = Some(Box::new(connection));
+        let mut adopted = Some(connection);
         let mut taken = false;
         for slot in &self.inner.slots {
             taken |= slot.order(adopted.take().map_or(Order::Renew, Order::Adopt));

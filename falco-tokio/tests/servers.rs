@@ -9,6 +9,7 @@
 
 mod common;
 
+use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::collections::HashSet;
@@ -16,11 +17,12 @@ use std::sync::Arc;
 
 use common::{Running, key};
 use falco_tokio::{Client, ClientBuilder, Error, Fate, Request, Server};
-use tokio::net::TcpListener;
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
 /// A server that answers with its own name.
-async fn named(name: &'static str, address: Option<core::net::SocketAddr>) -> Running {
+async fn named(name: &'static str, address: Option<SocketAddr>) -> Running {
     let handler = move |_: Request| async move { Ok(name) };
     let builder = Server::builder(key(1));
     match address {
@@ -36,6 +38,46 @@ async fn named(name: &'static str, address: Option<core::net::SocketAddr>) -> Ru
 
 fn builder() -> ClientBuilder {
     Client::builder(key(1)).backoff(Duration::from_millis(20), Duration::from_millis(100))
+}
+
+/// A listener with a full backlog: the system drops attempts to connect.
+struct BlackHole {
+    address: SocketAddr,
+    _listener: Socket,
+    _full: Vec<std::net::TcpStream>,
+}
+
+impl BlackHole {
+    fn new() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok();
+        let full = core::iter::from_fn(connect).collect();
+        Self {
+            address,
+            _listener: listener,
+            _full: full,
+        }
+    }
+}
+
+/// The address of a proxy that connects to a server after this time.
+async fn delayed(server: SocketAddr, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                sleep(delay).await;
+                let mut far = TcpStream::connect(server).await?;
+                tokio::io::copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+    address
 }
 
 /// The servers that answer some requests.
@@ -94,6 +136,43 @@ async fn a_server_that_hangs_is_passed_by_and_one_with_another_key_too() {
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     good.stop().await;
+}
+
+/// The time limits are those by default, 5 s each. What has begun at a server that hangs counts as
+/// an attempt, and the server is not tried again for a while.
+#[tokio::test]
+async fn beside_a_server_that_hangs_the_next_one_is_tried_after_a_moment() {
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hole = BlackHole::new();
+    let good = named("good", None).await;
+    let mut servers = [hangs.local_addr().unwrap(), hole.address, good.address];
+    // Each of them is the first for one of the clients.
+    for tried in [3, 2, 1] {
+        let begun = Instant::now();
+        let client = builder().connect_any(servers).await.unwrap();
+        let took = begun.elapsed();
+        let least = Duration::from_millis(250) * (tried - 1);
+        assert!((least..Duration::from_secs(4)).contains(&took), "{tried}: {took:?}");
+        assert_eq!(client.stats().attempts, u64::from(tried));
+        assert_eq!(client.request("who are you").await.unwrap(), "good");
+        servers.rotate_left(1);
+    }
+    good.stop().await;
+}
+
+/// A server that takes longer than the delay is abandoned for a faster one, and the connection
+/// returns to it later. Without another server it has all its time.
+#[tokio::test]
+async fn a_server_that_is_only_slow_is_returned_to() {
+    let (slow, fast) = (named("slow", None).await, named("fast", None).await);
+    let proxy = delayed(slow.address, Duration::from_millis(400)).await;
+    let alone = builder().connect_any([proxy]).await.unwrap();
+    assert_eq!(alone.request("who are you").await.unwrap(), "slow");
+    let client = builder().connect_any([proxy, fast.address]).await.unwrap();
+    assert_eq!(client.request("who are you").await.unwrap(), "fast");
+    until("it is back", async || answering(&client).await.contains("slow")).await;
+    slow.stop().await;
+    fast.stop().await;
 }
 
 #[tokio::test]

@@ -1,40 +1,129 @@
-//! Which server of several the next attempt goes to, and how long one that failed is left alone.
+//! Which servers of several the next attempts go to, when one begins beside another, and how long a
+//! server that failed is not tried.
 
-use falco_core::mux::{Backoff, Servers};
+use core::time::Duration;
+
+use falco_core::mux::{Backoff, Round, Servers};
 use falco_core::{ConnectionError, Instant};
 
+const NOW: Instant = Instant::from_millis(1_000);
+
+fn after(millis: u64) -> Instant {
+    NOW + Duration::from_millis(millis)
+}
+
+/// Begins attempts until none begins.
+fn begun(servers: &Servers, round: &mut Round, now: Instant) -> Vec<usize> {
+    core::iter::from_fn(|| servers.begin(round, now)).collect()
+}
+
 #[test]
-fn servers_take_turns_and_one_that_failed_is_left_alone_for_a_while() {
+fn servers_take_turns_and_one_that_failed_is_not_tried_for_a_while() {
     let mut servers = Servers::new(3, Backoff::default());
-    let now = Instant::from_millis(1_000);
-    assert_eq!(servers.next(1, 0, now), Some((1, 1)));
-    assert_eq!(servers.next(1, 1, now), Some((2, 2)));
-    assert_eq!(servers.next(1, 2, now), Some((0, 3)));
-    assert_eq!(servers.next(1, 3, now), None);
-    servers.failed(2, now, |_| 0);
-    assert_eq!(servers.next(1, 1, now), Some((0, 3)));
-    assert_eq!(servers.next(2, 0, now), Some((0, 2)));
-    // The first pause is 50 ms at most, and half of that at least.
-    assert!(servers.is_left_alone(2, Instant::from_millis(1_024)));
-    assert_eq!(servers.next(2, 0, Instant::from_millis(1_050)), Some((2, 1)));
-    for _ in 0..20 {
-        servers.failed(2, now, |bound| bound - 1);
+    let mut round = Round::new(1);
+    for (server, goes_on) in [(1, true), (2, true), (0, false)] {
+        assert_eq!(begun(&servers, &mut round, NOW), [server]);
+        assert_eq!(servers.attempt_failed(&mut round, server, NOW, |_| 0), goes_on);
     }
-    assert!(servers.is_left_alone(2, Instant::from_millis(10_999)));
-    assert!(!servers.is_left_alone(2, Instant::from_millis(11_001)));
+    assert!(!round.is_running());
+
+    let mut servers = Servers::new(3, Backoff::default());
+    servers.failed(2, NOW, |_| 0);
+    assert_eq!(servers.first(2, NOW), 0);
+    // The first pause is 50 ms at most, and half of that at least.
+    assert!(servers.is_in_backoff(2, after(24)));
+    assert_eq!(servers.first(2, after(50)), 2);
+    for _ in 0..20 {
+        servers.failed(2, NOW, |bound| bound - 1);
+    }
+    assert!(servers.is_in_backoff(2, after(9_999)));
+    assert!(!servers.is_in_backoff(2, after(10_001)));
     servers.established(2);
-    assert!(!servers.is_left_alone(2, now));
-    assert_eq!(servers.next(2, 0, now), Some((2, 1)));
+    assert!(!servers.is_in_backoff(2, NOW));
+    assert_eq!(servers.first(2, NOW), 2);
 }
 
 #[test]
 fn without_a_server_there_is_no_attempt_and_the_home_may_be_any_number() {
     let mut none = Servers::new(0, Backoff::default());
-    assert_eq!(none.next(0, 0, Instant::ZERO), None);
+    let mut round = Round::new(0);
+    assert_eq!(none.begin(&mut round, Instant::ZERO), None);
+    assert_eq!(none.next_at(&round), None);
     none.failed(0, Instant::ZERO, |_| 0);
     let two = Servers::new(2, Backoff::default());
-    assert_eq!(two.next(7, 0, Instant::ZERO), Some((1, 1)));
-    assert_eq!(two.next(usize::MAX, 1, Instant::ZERO), Some((0, 2)));
+    assert_eq!(two.first(7, Instant::ZERO), 1);
+    assert_eq!(two.first(usize::MAX, Instant::ZERO), 1);
+}
+
+/// RFC 8305, section 5, with whole handshakes in place of TCP connections.
+#[test]
+fn beside_an_attempt_that_hangs_the_next_one_begins_after_a_delay() {
+    let mut servers = Servers::new(3, Backoff::default());
+    let mut round = Round::new(0);
+    assert_eq!(begun(&servers, &mut round, NOW), [0]);
+    assert_eq!(servers.next_at(&round), Some(after(250)));
+    assert_eq!(begun(&servers, &mut round, after(249)), []);
+    assert_eq!(begun(&servers, &mut round, after(250)), [1]);
+    assert_eq!(servers.next_at(&round), Some(after(500)));
+    // One that fails is followed by the next at once, beside that which hangs.
+    assert!(servers.attempt_failed(&mut round, 1, after(300), |_| 0));
+    assert_eq!(servers.next_at(&round), Some(after(300)));
+    assert_eq!(begun(&servers, &mut round, after(300)), [2]);
+    assert_eq!(servers.next_at(&round), None, "all were tried");
+    // The one that hangs is the last that can fail the round.
+    assert!(servers.attempt_failed(&mut round, 2, after(400), |_| 0));
+    assert_eq!(begun(&servers, &mut round, after(4_000)), []);
+    assert!(!servers.attempt_failed(&mut round, 0, after(5_000), |_| 0));
+}
+
+#[test]
+fn the_first_that_completes_ends_the_round_and_the_slower_ones_are_not_tried_for_a_while() {
+    let mut servers = Servers::new(4, Backoff::default());
+    let mut round = Round::new(0);
+    for (at, server) in [(0, 0), (250, 1), (500, 2)] {
+        assert_eq!(begun(&servers, &mut round, after(at)), [server]);
+    }
+    let now = after(600);
+    assert_eq!(servers.completed(&mut round, 1, now, |_| 0), [0]);
+    assert!(!round.is_running());
+    let backs_off = [0, 1, 2, 3].map(|server| servers.is_in_backoff(server, now));
+    assert_eq!(backs_off, [true, false, false, false]);
+    // The next round has nothing of the last one.
+    assert_eq!(begun(&servers, &mut round, now), [1]);
+    round.abandon();
+    assert_eq!(begun(&servers, &mut round, after(1_000)), [0]);
+    assert_eq!(servers.completed(&mut round, 0, after(1_000), |_| 0), []);
+}
+
+#[test]
+fn a_server_that_was_skipped_is_tried_in_the_same_round_once_its_back_off_is_over() {
+    let mut servers = Servers::new(2, Backoff::default());
+    for (server, times) in [(0, 5), (1, 6)] {
+        for _ in 0..times {
+            servers.failed(server, NOW, |bound| bound - 1);
+        }
+    }
+    // If all would be skipped, that which would be skipped for the shortest time is tried.
+    let mut round = Round::new(1);
+    assert_eq!(servers.first(1, NOW), 0);
+    assert_eq!(begun(&servers, &mut round, NOW), [0]);
+    let next = servers.next_at(&round).unwrap();
+    assert!((after(1_500)..=after(1_600)).contains(&next), "{next:?}");
+    assert_eq!(begun(&servers, &mut round, after(1_000)), []);
+    assert_eq!(begun(&servers, &mut round, next), [1]);
+}
+
+/// The connections of a client share what is known of its servers.
+#[test]
+fn a_round_goes_on_although_another_has_found_the_last_server_dead() {
+    let mut servers = Servers::new(2, Backoff::default());
+    let mut round = Round::new(0);
+    assert_eq!(begun(&servers, &mut round, NOW), [0]);
+    assert!(servers.attempt_failed(&mut round, 0, NOW, |_| 0));
+    servers.failed(1, after(1), |_| 0);
+    assert_eq!(begun(&servers, &mut round, after(1)), [0]);
+    assert!(servers.attempt_failed(&mut round, 0, after(100), |_| 0));
+    assert_eq!(begun(&servers, &mut round, after(100)), [1]);
 }
 
 /// One that restarts drains its connections: it is tried again at once.
@@ -49,6 +138,6 @@ fn a_server_whose_connection_has_drained_has_not_failed() {
     for (end, failed) in ends {
         let mut servers = Servers::new(2, Backoff::default());
         servers.lost(1, end, Instant::ZERO, |_| 0);
-        assert_eq!(servers.is_left_alone(1, Instant::ZERO), failed, "{end:?}");
+        assert_eq!(servers.is_in_backoff(1, Instant::ZERO), failed, "{end:?}");
     }
 }

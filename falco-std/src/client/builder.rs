@@ -187,9 +187,14 @@ impl ClientBuilder {
 
     /// A client of several servers that answer the same requests. Its connection is to one of them;
     /// if that server cannot be reached or the connection is lost, it goes to the next one at once,
-    /// and the server is left alone for the [back-off](Self::backoff). No server is preferred: a
-    /// client begins with a random one, and clients of clones of this builder take turns. It
-    /// returns there with a later connection, such as after
+    /// and the server is not tried again for a while (its [back-off](Self::backoff)). If
+    /// connecting, with the handshake, takes longer than 250 ms, another thread begins to connect
+    /// to the next server, as RFC 8305 describes it for the addresses of a name, and the client
+    /// uses the first connection that is established. A server that is merely slow may so see a
+    /// handshake whose connection is then dropped.
+    ///
+    /// No server is preferred: a client begins with a random one, and clients of clones of this
+    /// builder take turns. It returns there with a later connection, such as after
     /// [`ServerBuilder::max_connection_age`](crate::ServerBuilder::max_connection_age). Requests
     /// that were not processed are sent to another server; the others fail, and [`Error::fate`]
     /// says so.

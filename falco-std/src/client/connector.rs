@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use falco_core::keys::{ClientKeys, Entropy};
-use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt, Servers};
+use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt, Round, Servers};
 use falco_core::{Fate, Instant, Key, Settings};
 
 use super::connection::Connection;
@@ -59,16 +59,16 @@ struct State {
     /// Whether a server has let this client in under these keys.
     admitted: Admitted,
     current: Option<Arc<Connection>>,
-    /// The server of the current connection, and of the last attempt.
+    /// The server of the current connection.
     server: usize,
     servers: Servers,
-    /// How many servers were tried in this round.
-    tried: usize,
+    /// The attempts in progress, each of which a thread makes.
+    round: Round,
+    /// How many rounds have ended. The result of an attempt of an earlier round is discarded.
+    rounds: u64,
     /// A connection that has ended. Drop it without the lock held: dropping its stream may run the
     /// user's code.
     gone: Option<Arc<Connection>>,
-    /// Whether a thread is making an attempt.
-    dialing: bool,
     /// Closed when the client is closed or dropped. The result of an attempt is then discarded.
     attempts: ConnectAttempts<Error>,
     /// Total number of failed attempts, by which a waiting caller notices a new failure.
@@ -87,9 +87,9 @@ impl Connector {
             current: None,
             server: config.home,
             servers: Servers::new(config.dials.len(), config.backoff),
-            tried: 0,
+            round: Round::new(config.home),
+            rounds: 0,
             gone: None,
-            dialing: false,
             attempts: ConnectAttempts::new(config.backoff, config.fail_fast),
             failures: 0,
             final_failures: 0,
@@ -149,7 +149,7 @@ impl Connector {
             }
             let failed =
                 state.final_failures != final_failures || (wait == Wait::Attempt && state.failures != failures);
-            let fails = matches!(next, NextAttempt::Never | NextAttempt::FailUntil(_)) && !state.dialing;
+            let fails = matches!(next, NextAttempt::Never | NextAttempt::FailUntil(_)) && !state.round.is_running();
             if (failed || fails)
                 && let Some(why) = state.error()
             {
@@ -161,14 +161,18 @@ impl Connector {
                 let why = state.error().unwrap_or_else(timed_out);
                 return (state, Err(why));
             }
-            let pause = match next {
-                _ if state.dialing => None,
-                NextAttempt::At(at) | NextAttempt::FailUntil(at) => Some(at.since(self.clock.now())),
-                NextAttempt::Now | NextAttempt::Never | NextAttempt::Closed => {
-                    self.begin(&mut state);
-                    continue;
-                }
+            let begins_at = match next {
+                // Another attempt may begin beside those in progress.
+                _ if state.round.is_running() => state.servers.next_at(&state.round),
+                NextAttempt::At(at) | NextAttempt::FailUntil(at) => Some(at),
+                NextAttempt::Now | NextAttempt::Never | NextAttempt::Closed => Some(Instant::ZERO),
             };
+            let now = self.clock.now();
+            if begins_at.is_some_and(|at| at <= now) {
+                self.begin(&mut state);
+                continue;
+            }
+            let pause = begins_at.map(|at| at.since(now));
             let left = limit.map(Limit::left);
             state = match pause.into_iter().chain(left).min() {
                 Some(left) => {
@@ -220,8 +224,7 @@ impl Connector {
         // It is enough that one reachable server accepts the key.
         let state = self.lock();
         let open = state.current.as_ref().is_some_and(|connection| connection.is_open());
-        let next = state.servers.next(self.config.home, 0, self.clock.now());
-        let other = next.map_or(self.config.home, |(server, _)| server);
+        let other = state.servers.first(self.config.home, self.clock.now());
         let server = if open { state.server } else { other };
         drop(state);
         let (connection, reader) = self.dial(server, &keys)?;
@@ -237,8 +240,9 @@ impl Connector {
         }
         state.keys = keys;
         state.server = server;
-        state.tried = 0;
         state.servers.established(server);
+        state.round.abandon();
+        state.rounds += 1;
         let old = state.current.replace(connection);
         state.admitted = Admitted::new();
         state.attempts.key_changed();
@@ -294,29 +298,26 @@ impl Connector {
         None
     }
 
-    /// Begins an attempt.
+    /// Begins an attempt, if one is due.
     fn begin(self: &Arc<Self>, state: &mut State) {
-        state.dialing = true;
+        let Some(server) = state.servers.begin(&mut state.round, self.clock.now()) else {
+            return;
+        };
         self.counters.attempts.add(1);
-        // If the client backs off from all servers, it tries the home server.
-        let (home, count) = (self.config.home, self.config.dials.len());
-        let next = state.servers.next(home, state.tried, self.clock.now());
-        (state.server, state.tried) = next.unwrap_or((home, count));
-        let (own, keys, server) = (Arc::clone(self), Arc::clone(&state.keys), state.server);
-        if let Err(error) = spawn(move || own.attempt(server, &keys)) {
-            self.conclude(state, Err(error));
+        let (own, keys, round) = (Arc::clone(self), Arc::clone(&state.keys), state.rounds);
+        if let Err(error) = spawn(move || own.attempt(server, round, &keys)) {
+            self.conclude(state, server, Err(error));
         }
     }
 
     /// Makes one attempt. The thread that has made a connection also runs its reader.
-    fn attempt(self: Arc<Self>, server: usize, keys: &Arc<ClientKeys>) {
+    fn attempt(self: Arc<Self>, server: usize, round: u64, keys: &Arc<ClientKeys>) {
         let opened = self.dial(server, keys);
         let mut state = self.lock();
-        // The key may have changed meanwhile, and a connection under the new key may exist.
-        let (reader, unused) = if Arc::ptr_eq(keys, &state.keys) && !state.attempts.is_closed() {
-            (self.conclude(&mut state, opened), None)
+        // Another attempt may have been faster, or the key may have changed.
+        let (reader, unused) = if round == state.rounds && !state.attempts.is_closed() {
+            (self.conclude(&mut state, server, opened), None)
         } else {
-            state.dialing = false;
             (None, Some(opened))
         };
         drop(state);
@@ -344,17 +345,20 @@ impl Connector {
         opened
     }
 
-    /// Records the result of an attempt.
-    fn conclude(&self, state: &mut State, opened: Result<(Connection, Option<Reader>), Error>) -> Option<Reader> {
-        state.dialing = false;
+    /// Records the result of an attempt of the current round.
+    fn conclude(
+        &self,
+        state: &mut State,
+        server: usize,
+        opened: Result<(Connection, Option<Reader>), Error>,
+    ) -> Option<Reader> {
         let now = self.clock.now();
         let random = |bound| self.config.entropy.below(bound);
         let State {
             attempts,
             admitted,
             servers,
-            tried,
-            server,
+            round,
             ..
         } = &mut *state;
         if self.config.dials.iter().all(Dial::is_spent) {
@@ -362,19 +366,18 @@ impl Connector {
         }
         match opened {
             Ok((connection, reader)) => {
-                *tried = 0;
-                servers.established(*server);
+                servers.completed(round, server, now, random);
                 attempts.established(admitted, now);
+                state.rounds += 1;
+                state.server = server;
                 state.current = Some(Arc::new(connection));
                 reader
             }
             Err(error) => {
-                servers.failed(*server, now, random);
-                if servers.next(self.config.home, *tried, now).is_some() {
-                    // A caller that waits tries another server at once.
+                if servers.attempt_failed(round, server, now, random) {
+                    // A caller that waits tries another server at once, or one is being tried.
                     return None;
                 }
-                *tried = 0;
                 let retry = attempts.attempt_failed(error.attempt_end(), error, admitted, now, random);
                 state.failures += 1;
                 state.final_failures += u64::from(!retry);

@@ -209,9 +209,14 @@ impl ClientBuilder {
     /// A client of several servers that answer the same requests, each a host and a port. There are
     /// as many [`connections`](Self::connections) as servers, or more, and they are spread over the
     /// servers. If a server cannot be reached or its connection is lost, its connections go to the
-    /// next one at once, and it is left alone for the [back-off](Self::backoff). They return when
-    /// it can be reached again. No server is preferred. Requests that were not processed are sent
-    /// to another server; the others fail, and [`Error::fate`] says so.
+    /// next one at once, and it is not tried again for a while (its [back-off](Self::backoff)).
+    /// They return when it can be reached again. No server is preferred. Requests that were not
+    /// processed are sent to another server; the others fail, and [`Error::fate`] says so.
+    ///
+    /// If connecting, with the handshake, takes longer than 250 ms, the client also begins to
+    /// connect to the next server, as RFC 8305 describes it for the addresses of a name, and uses
+    /// the first connection that is established. A server that hangs delays requests by no more
+    /// than that, and one that is merely slow may see a handshake that the client abandons.
     ///
     /// Waits for the first handshake.
     ///

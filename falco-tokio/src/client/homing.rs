@@ -4,7 +4,8 @@
 use core::time::Duration;
 use std::sync::{Arc, Weak};
 
-use super::connection::{Connection, Event};
+use super::attempt::Attempt;
+use super::connection::Connection;
 use super::env::Env;
 use super::shared::{Order, Shared};
 
@@ -28,7 +29,7 @@ pub(super) async fn run(slots: Vec<Weak<Shared>>, env: Weak<Env>) {
             if slot.is_closed() {
                 return;
             }
-            if slot.is_connected() && slot.server() != home && !env.servers.is_left_alone(home, now) {
+            if slot.is_connected() && slot.server() != home && !env.servers.is_in_backoff(home, now) {
                 go_home(&slot, &env, home).await;
             }
         }
@@ -45,7 +46,7 @@ fn pause(env: &Env) -> Duration {
 /// complete where they are.
 async fn go_home(slot: &Shared, env: &Arc<Env>, home: usize) {
     if let Some(connection) = connect(env, home).await {
-        slot.order(Order::Adopt(Box::new(connection)));
+        slot.order(Order::Adopt(connection));
     } else {
         let now = env.clock.now();
         env.servers.failed(home, now, |bound| env.entropy.below(bound));
@@ -53,21 +54,10 @@ async fn go_home(slot: &Shared, env: &Arc<Env>, home: usize) {
 }
 
 /// A connection to a server, whose handshake has completed.
-async fn connect(env: &Arc<Env>, server: usize) -> Option<Connection> {
-    env.counters.attempts.add(1);
-    let dial = env.servers.dial(server);
-    let socket = dial.dial(env.connect_timeout, env.settings.lifetime()).await.ok()?;
-    let mut connection = Connection::new(socket, env, env.key(), server).ok()?;
-    let event = core::future::poll_fn(|cx| {
-        connection.begin_turn(env.clock.now());
-        connection.poll(cx, None)
-    });
-    match event.await {
-        Event::Established => {
-            env.counters.connected.add(1);
-            env.servers.established(server);
-            Some(connection)
-        }
-        Event::Ended(_) | Event::Closing | Event::Due => None,
-    }
+async fn connect(env: &Arc<Env>, server: usize) -> Option<Box<Connection>> {
+    let mut attempt = Attempt::begin(env, env.key(), server);
+    let connected = core::future::poll_fn(|cx| attempt.poll(env, cx)).await;
+    let connection = connected.ok()?;
+    env.servers.established(server);
+    Some(connection)
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use falco_core::mux::{self, Backoff};
+use falco_core::mux::{self, Backoff, Round};
 use falco_core::{ConnectionError, Instant};
 
 use super::dial::Dial;
@@ -39,13 +39,45 @@ impl Servers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// [`mux::Servers::next`].
-    pub(super) fn next(&self, home: usize, tried: usize, now: Instant) -> Option<(usize, usize)> {
-        self.known().next(home, tried, now)
+    /// [`mux::Servers::first`].
+    pub(super) fn first(&self, home: usize, now: Instant) -> usize {
+        self.known().first(home, now)
     }
 
-    pub(super) fn is_left_alone(&self, server: usize, now: Instant) -> bool {
-        self.known().is_left_alone(server, now)
+    /// [`mux::Servers::begin`].
+    pub(super) fn begin(&self, round: &mut Round, now: Instant) -> Option<usize> {
+        self.known().begin(round, now)
+    }
+
+    /// [`mux::Servers::next_at`].
+    pub(super) fn next_at(&self, round: &Round) -> Option<Instant> {
+        self.known().next_at(round)
+    }
+
+    /// [`mux::Servers::attempt_failed`].
+    pub(super) fn attempt_failed(
+        &self,
+        round: &mut Round,
+        server: usize,
+        now: Instant,
+        below: impl FnOnce(u64) -> u64,
+    ) -> bool {
+        self.known().attempt_failed(round, server, now, below)
+    }
+
+    /// [`mux::Servers::completed`].
+    pub(super) fn completed(
+        &self,
+        round: &mut Round,
+        server: usize,
+        now: Instant,
+        below: impl FnMut(u64) -> u64,
+    ) -> Vec<usize> {
+        self.known().completed(round, server, now, below)
+    }
+
+    pub(super) fn is_in_backoff(&self, server: usize, now: Instant) -> bool {
+        self.known().is_in_backoff(server, now)
     }
 
     /// [`mux::Servers::lost`].

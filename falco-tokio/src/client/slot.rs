@@ -13,15 +13,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::mux::ConnectAttempts;
+use falco_core::mux::{ConnectAttempts, Round};
 use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::debug;
 
-use super::call::{Call, HANDSHAKE, OpenCall, Ping, Returned, answer, error_of};
+use super::attempt::Attempt;
+use super::call::{Call, OpenCall, Ping, Returned, answer, error_of};
 use super::connection::{Connection, Event};
-use super::dial::Dialing;
 use super::env::Env;
 use super::shared::{Order, Orders, Shared};
 use crate::error::Error;
@@ -36,12 +35,9 @@ const FEW: usize = 4;
 pub(super) struct Slot {
     shared: Arc<Shared>,
     env: Arc<Env>,
-    /// The server that this slot prefers, so that the connections of a client are spread.
-    home: usize,
-    /// The server of the last attempt.
-    server: usize,
-    /// How many servers were tried since the last pause.
-    tried: usize,
+    /// The attempts of `current`, or those that have failed since the last pause. Its home is the
+    /// server that this slot prefers, so that the connections of a client are spread.
+    round: Round,
     /// Orders being processed. Empty otherwise, and kept for its memory.
     orders: Orders,
     /// Whether the last poll left requests in the queue for the next poll.
@@ -69,7 +65,9 @@ pub(super) struct Slot {
 
 enum Current {
     None,
-    Dialing(Dialing),
+    /// At least one attempt. The first that succeeds ends the others.
+    Connecting(Vec<Attempt>),
+    /// An established connection.
     Connection(Box<Connection>),
 }
 
@@ -81,9 +79,7 @@ impl Slot {
             expires_at: None,
             shared,
             env,
-            home,
-            server: home,
-            tried: 0,
+            round: Round::new(home),
             orders: Orders::default(),
             deferred: false,
             current: Current::None,
@@ -104,7 +100,7 @@ impl Slot {
     fn take_orders(&mut self, cx: &mut Context<'_>) -> bool {
         let in_flight = match &self.current {
             Current::Connection(connection) => connection.in_flight(),
-            Current::Dialing(_) | Current::None => 0,
+            Current::Connecting(_) | Current::None => 0,
         };
         self.deferred = !self.deferred && (1..=MAX_DEFERRING).contains(&in_flight);
         if !self.shared.take(cx, &mut self.orders, self.deferred) {
@@ -116,7 +112,7 @@ impl Slot {
             let changed = self.read_quiet(cx);
             let mut ready = match &mut self.current {
                 Current::Connection(connection) if self.waiting.is_empty() => Some(&mut **connection),
-                Current::Connection(..) | Current::Dialing(_) | Current::None => None,
+                Current::Connection(..) | Current::Connecting(_) | Current::None => None,
             };
             ready = ready.filter(|connection| !changed && connection.is_established() && !connection.is_quiet());
             for mut call in self.orders.requests.drain(..).flatten() {
@@ -161,7 +157,7 @@ impl Slot {
         }
         let current = match &mut self.current {
             Current::Connection(connection) => Some(&mut **connection),
-            Current::None | Current::Dialing(_) => None,
+            Current::None | Current::Connecting(_) => None,
         };
         let mut connections = current.into_iter().chain(&mut self.old);
         connections.find_map(|connection| connection.cancel(ticket))
@@ -178,10 +174,9 @@ impl Slot {
             self.old.push(*connection);
             self.take_back(returned);
         }
+        self.round.abandon();
         self.attempts.key_changed();
         if let Current::Connection(connection) = &self.current {
-            self.server = connection.server();
-            self.tried = 0;
             self.attempts.established(connection.admitted(), self.env.clock.now());
         }
     }
@@ -191,6 +186,7 @@ impl Slot {
     fn stop_connecting(&mut self) {
         if self.closing && !self.is_connected() {
             self.current = Current::None;
+            self.round.abandon();
         }
     }
 
@@ -207,7 +203,7 @@ impl Slot {
             Current::Connection(connection) if connection.is_quiet() => {
                 self.poll_current(cx, Connection::poll_socket).is_ready()
             }
-            Current::Connection(_) | Current::Dialing(_) | Current::None => false,
+            Current::Connection(_) | Current::Connecting(_) | Current::None => false,
         }
     }
 
@@ -293,10 +289,6 @@ impl Slot {
 
     /// The current connection has ended.
     fn end(&mut self, connection: Connection, end: &io::Result<ConnectionError>) {
-        if !connection.is_established() {
-            self.fail(&error_of(end, HANDSHAKE, Fate::NotProcessed));
-            return;
-        }
         let why = error_of(end, "waiting for a connection", Fate::NotProcessed);
         let (server, now, entropy) = (connection.server(), self.env.clock.now(), &self.env.entropy);
         let below = |bound| entropy.below(bound);
@@ -307,7 +299,7 @@ impl Slot {
         }
     }
 
-    /// Polls the current connection, or the attempt at one. Ready if something has changed.
+    /// Polls the current connection, or the attempts at one. Ready if something has changed.
     fn poll_current(
         &mut self,
         cx: &mut Context<'_>,
@@ -315,20 +307,7 @@ impl Slot {
     ) -> Poll<()> {
         match core::mem::replace(&mut self.current, Current::None) {
             Current::None => self.begin(cx),
-            Current::Dialing(mut dialing) => {
-                match dialing.as_mut().poll(cx) {
-                    Poll::Pending => {
-                        self.current = Current::Dialing(dialing);
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(Err(error)) => self.fail(&error),
-                    Poll::Ready(Ok(socket)) => match Connection::new(socket, &self.env, self.env.key(), self.server) {
-                        Ok(connection) => self.current = Current::Connection(Box::new(connection)),
-                        Err(error) => self.fail(&error.into()),
-                    },
-                }
-                Poll::Ready(())
-            }
+            Current::Connecting(running) => self.connect(cx, running),
             Current::Connection(mut connection) => {
                 connection.wakes_at = self.expires_at;
                 let polled = poll(&mut connection, cx);
@@ -342,18 +321,8 @@ impl Slot {
                         // the task for them.
                         return if gave_back { Poll::Ready(()) } else { Poll::Pending };
                     }
-                    Poll::Ready(Event::Established) => {
-                        debug!(server = %self.env.servers.dial(self.server), "connected");
-                        self.tried = 0;
-                        self.env.servers.established(self.server);
-                        self.env.counters.connected.add(1);
-                        let now = self.env.clock.now();
-                        self.attempts.established(connection.admitted(), now);
-                        if self.env.servers.dial(self.server).is_spent() {
-                            self.attempts.spend();
-                        }
-                        self.current = Current::Connection(connection);
-                    }
+                    // It was established when it became the current one.
+                    Poll::Ready(Event::Established) => self.current = Current::Connection(connection),
                     Poll::Ready(Event::Due) => {
                         self.current = Current::Connection(connection);
                         self.begin_turn();
@@ -377,17 +346,17 @@ impl Slot {
     }
 
     fn update_load(&self) {
-        let (connected, in_flight) = match &self.current {
-            Current::Connection(connection) => (connection.is_established(), connection.in_flight()),
-            Current::None | Current::Dialing(_) => (false, 0),
+        let (server, in_flight) = match &self.current {
+            Current::Connection(connection) => (Some(connection.server()), connection.in_flight()),
+            Current::None | Current::Connecting(_) => (None, 0),
         };
         let (was_troubled, _) = self.shared.load();
-        let is_troubled = !connected && self.attempts.failed() > 0;
+        let is_troubled = server.is_none() && self.attempts.failed() > 0;
         self.shared.set_load(is_troubled, in_flight);
         if was_troubled && !is_troubled {
             self.env.recovered.notify_waiters();
         }
-        self.shared.set_connected(connected.then_some(self.server));
+        self.shared.set_connected(server);
     }
 
     fn poll_old(&mut self, cx: &mut Context<'_>) {

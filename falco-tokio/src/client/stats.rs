@@ -78,6 +78,15 @@ impl Counters {
             AttemptEnd::Stream => "stream",
             AttemptEnd::Unusable => "unusable",
         };
+        self.attempt_failed_by(cause);
+    }
+
+    /// An attempt to connect was abandoned, because a later one at another server was faster.
+    pub(super) fn attempt_was_slow(&self) {
+        self.attempt_failed_by("slow");
+    }
+
+    fn attempt_failed_by(&self, cause: &str) {
         let labels = [("server", self.server.as_str()), ("cause", cause)];
         let what = "Attempts to connect that failed, by cause";
         metrics::Counter::new("falco_client_attempts_failed_total", what, &labels).add(1);

@@ -1,8 +1,10 @@
 //! `falco send`: messages, answers, and the exit codes of errors.
 
+use core::time::Duration;
 use std::io::Read;
 use std::net::TcpListener;
 use std::thread;
+use std::time::Instant;
 
 use crate::tool::{OTHER_KEY, Scratch, Served, falco, keyed, run, run_unread, run_with};
 
@@ -31,6 +33,26 @@ fn a_message_from_any_source_comes_back_byte_for_byte() {
     }
     let ended = server.stop();
     assert!(ended.err.contains("18 requests, 18 answered"), "{}", ended.err);
+}
+
+/// Within a fraction of its time limit of 30 s.
+#[test]
+fn of_two_servers_the_second_gets_the_message_if_the_first_hangs() {
+    let server = Served::start(&[]);
+    // It accepts connections and says nothing.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let both = format!("{},{}", hangs.local_addr().unwrap(), server.address);
+    let begun = Instant::now();
+    assert_eq!(run(keyed(&["send", &both, "hello"])).good(), "hello");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    // It says what it waited for, if someone looks.
+    let told = run(keyed(&["ping", &both, "-c", "1", "-v"]));
+    let hanging = hangs.local_addr().unwrap().to_string();
+    assert!(
+        told.err.contains("slow to connect") && told.err.contains(&hanging),
+        "{}",
+        told.err
+    );
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use core::task::{Context, Poll};
 
-use falco_core::Fate;
 use falco_core::mux::NextAttempt;
-use tracing::warn;
+use falco_core::{Fate, Instant};
+use tracing::{debug, warn};
 
+use super::super::attempt::Attempt;
+use super::super::connection::Connection;
 use super::{Current, Slot};
 use crate::error::Error;
 
@@ -48,23 +50,78 @@ impl Slot {
             }
             NextAttempt::Now => {}
         }
-        self.env.counters.attempts.add(1);
-        // If the client backs off from all servers, it tries the home server.
-        let next = self.env.servers.next(self.home, self.tried, now);
-        (self.server, self.tried) = next.unwrap_or((self.home, self.env.servers.len()));
-        let dialing = self
-            .env
-            .servers
-            .dial(self.server)
-            .dial(self.env.connect_timeout, self.env.settings.lifetime());
-        self.current = Current::Dialing(dialing);
-        Poll::Ready(())
+        match self.attempt(now) {
+            Some(attempt) => {
+                self.current = Current::Connecting(vec![attempt]);
+                Poll::Ready(())
+            }
+            // There is at least one server.
+            None => Poll::Pending,
+        }
+    }
+
+    /// Begins an attempt of the round beside those in progress, if one is due.
+    fn attempt(&mut self, now: Instant) -> Option<Attempt> {
+        let server = self.env.servers.begin(&mut self.round, now)?;
+        Some(Attempt::begin(&self.env, self.env.key(), server))
+    }
+
+    /// Polls attempts, and begins another one beside those that are slow. Ready if one has ended.
+    pub(super) fn connect(&mut self, cx: &mut Context<'_>, mut running: Vec<Attempt>) -> Poll<()> {
+        loop {
+            let mut polled = running.iter_mut().enumerate();
+            let ended = polled.find_map(|(at, attempt)| match attempt.poll(&self.env, cx) {
+                Poll::Pending => None,
+                Poll::Ready(connected) => Some((at, connected)),
+            });
+            match ended {
+                Some((_, Ok(connection))) => {
+                    self.connected(connection);
+                    return Poll::Ready(());
+                }
+                Some((at, Err(error))) => {
+                    let failed = running.remove(at);
+                    if !running.is_empty() {
+                        self.current = Current::Connecting(running);
+                    }
+                    self.fail(failed.server(), &error);
+                    return Poll::Ready(());
+                }
+                None => {}
+            }
+            let now = self.env.clock.now();
+            if let Some(next) = self.attempt(now) {
+                running.push(next);
+                continue;
+            }
+            let next = self.env.servers.next_at(&self.round);
+            let next = next.map(|at| self.env.clock.at(at));
+            self.current = Current::Connecting(running);
+            // If it has just passed, look again.
+            return self.timer.poll(cx, next);
+        }
+    }
+
+    /// Handles a connection whose handshake has completed. The other attempts have ended.
+    fn connected(&mut self, connection: Box<Connection>) {
+        let (server, now, entropy) = (connection.server(), self.env.clock.now(), &self.env.entropy);
+        let dial = self.env.servers.dial(server);
+        debug!(server = %dial, "connected");
+        let random = |bound| entropy.below(bound);
+        for slow in self.env.servers.completed(&mut self.round, server, now, random) {
+            self.env.counters.attempt_was_slow();
+            warn!(server = %self.env.servers.dial(slow), faster = %dial, "this server is slow to connect");
+        }
+        self.attempts.established(connection.admitted(), now);
+        if dial.is_spent() {
+            self.attempts.spend();
+        }
+        self.current = Current::Connection(connection);
     }
 
     /// Handles a failed attempt to connect.
-    pub(super) fn fail(&mut self, error: &Error) {
-        self.current = Current::None;
-        let dial = self.env.servers.dial(self.server);
+    fn fail(&mut self, server: usize, error: &Error) {
+        let dial = self.env.servers.dial(server);
         if dial.is_spent() {
             self.attempts.spend();
         }
@@ -72,13 +129,11 @@ impl Slot {
         let (end, why) = (error.attempt_end(), error.again(Fate::NotProcessed));
         self.env.counters.attempt_failed(end);
         let random = |bound| entropy.below(bound);
-        self.env.servers.failed(self.server, now, random);
-        if self.env.servers.next(self.home, self.tried, now).is_some() {
-            // Another server is tried at once.
+        if self.env.servers.attempt_failed(&mut self.round, server, now, random) {
+            // Another server is tried at once, or is being tried.
             warn!(server = %dial, %error, "no connection to this server");
             return;
         }
-        self.tried = 0;
         let retry = self.attempts.attempt_failed(end, why, &key.admitted, now, random);
         let pause = self.attempts.retry_at().map(|at| at.since(now)).unwrap_or_default();
         warn!(server = %dial, %error, attempt = self.attempts.failed(), ?pause, "no connection");

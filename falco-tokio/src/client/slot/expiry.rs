@@ -40,7 +40,7 @@ impl Slot {
     fn waiters(&self) -> impl Iterator<Item = (u64, &Waiter)> {
         let current = match &self.current {
             Current::Connection(connection) => Some(&**connection),
-            Current::None | Current::Dialing(_) => None,
+            Current::None | Current::Connecting(_) => None,
         };
         let connections = current.into_iter().chain(&self.old);
         let waiting = self.waiting.iter().map(|(ticket, call)| (*ticket, &call.waiter));
@@ -51,7 +51,7 @@ impl Slot {
     fn openers(&self) -> impl Iterator<Item = (u64, &Waiter)> {
         let current = match &self.current {
             Current::Connection(connection) => Some(&**connection),
-            Current::None | Current::Dialing(_) => None,
+            Current::None | Current::Connecting(_) => None,
         };
         let connections = current.into_iter().chain(&self.old);
         let waiting = self.waiting_open.iter().map(|(ticket, call)| (*ticket, &call.waiter));

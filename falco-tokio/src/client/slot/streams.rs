@@ -16,7 +16,7 @@ impl Slot {
         }
         let current = match &mut self.current {
             Current::Connection(connection) => Some(&mut **connection),
-            Current::None | Current::Dialing(_) => None,
+            Current::None | Current::Connecting(_) => None,
         };
         let mut connections = current.into_iter().chain(&mut self.old);
         connections.find_map(|connection| connection.cancel_open(ticket))
@@ -33,7 +33,7 @@ impl Slot {
         }
         let current = match &mut self.current {
             Current::Connection(connection) => Some(&mut **connection),
-            Current::None | Current::Dialing(_) => None,
+            Current::None | Current::Connecting(_) => None,
         };
         let mut connections = current.into_iter().chain(&mut self.old);
         let _ = connections.any(|connection| connection.pump(ticket));
