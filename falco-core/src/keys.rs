@@ -146,6 +146,12 @@ impl Secrets {
     /// request and each answer takes one.
     pub const DEFAULT_SERVER_NONCES: usize = 65_536;
 
+    /// Whether a server with these keys has more than one, and each is to leave room to the others.
+    #[must_use]
+    pub const fn has_several(&self) -> bool {
+        self.noise.len() > 1 || self.has_both_wires()
+    }
+
     /// Whether a server with these keys accepts both wires.
     pub(crate) const fn has_both_wires(&self) -> bool {
         self.classic.is_some() && !self.noise.is_empty()

@@ -90,7 +90,7 @@ struct Service {
 }
 
 impl Service {
-    /// The server has several keys, and one of them is not to take all that open requests may take.
+    /// The server has several keys: what one of them takes must leave room for the others.
     fn share_by_key(&self) {
         self.budget.share_by_key();
         self.open_places.share_by_key();

@@ -393,3 +393,34 @@ fn a_server_ends_though_a_handler_runs_on() {
             .expect_err("it is not answered");
     });
 }
+
+/// A client of one key sends as much as the server holds, and its handlers do not end. A client of
+/// another key is served.
+#[test]
+fn requests_of_one_key_leave_room_to_another() {
+    bounded(|| {
+        let builder = Server::builder(key()).key(other_key()).max_held(1 << 20);
+        let server = Running::start(builder, |request| {
+            while request.body().len() == 20_000 && !request.is_cancelled() {
+                thread::sleep(millis(2));
+            }
+            Ok(request.into_body())
+        });
+        let greedy = Arc::new(client(key(), server.address));
+        let asking: Vec<_> = (0..60)
+            .map(|_| {
+                let greedy = Arc::clone(&greedy);
+                thread::spawn(move || greedy.request(vec![7; 20_000]).is_ok())
+            })
+            .collect();
+        until(|| server.handle.stats().busy > 0);
+        let other = client(other_key(), server.address);
+        let answer = other.request_within(vec![7; 60_000], Duration::from_secs(10));
+        assert_eq!(answer.expect("there is room").len(), 60_000);
+        server.handle.revoke_key(key().id());
+        for asking in asking {
+            asking.join().expect("it does not panic");
+        }
+        server.stop();
+    });
+}

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use common::{Running, bounded, key, millis};
+use common::{Running, bounded, key, millis, other_key};
 use falco_core::testing::{CountingRng, NoiseTestClient, noise_client};
 use falco_core::{ClientConnection, Received};
 use falco_std::{Client, Server, Settings};
@@ -171,6 +171,32 @@ fn a_request_that_waits_for_a_slow_client_is_not_refused_as_busy() {
             (0, REQUESTS)
         );
         drop(stream);
+        server.stop();
+    });
+}
+
+/// Clients of one key read nothing, on many connections. Each of these leaves a part to the next,
+/// and all of them leave enough to a client of another key.
+#[test]
+fn answers_of_one_key_leave_room_to_another() {
+    bounded(|| {
+        const CLIENTS: usize = 20;
+        const REQUESTS: usize = 200;
+        let builder = Server::builder(key()).key(other_key()).max_answers(8 * MIB);
+        let server = Running::start(builder.queue_timeout(millis(60_000)), |request| {
+            let length = if request.body() == b"?" { 64 << 10 } else { 300 << 10 };
+            Ok(vec![7; length])
+        });
+        let silent: Vec<_> = (0..CLIENTS).map(|_| silent(server.address, REQUESTS)).collect();
+        let ended = || server.handle.stats().answers + server.handle.stats().refusals;
+        while ended() < u64::try_from(CLIENTS * REQUESTS).unwrap() {
+            thread::sleep(millis(10));
+        }
+        assert!(server.handle.stats().refusals > 0);
+        let other = Client::builder(other_key()).connect(server.address).unwrap();
+        let answer = other.request_within("other", Duration::from_secs(10));
+        assert_eq!(answer.unwrap().len(), 300 << 10);
+        drop(silent);
         server.stop();
     });
 }

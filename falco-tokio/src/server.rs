@@ -350,7 +350,7 @@ impl Service {
         Ok(id)
     }
 
-    /// The server has several keys: the windows of one of them must leave room for the others.
+    /// The server has several keys: what one of them takes must leave room for the others.
     fn share_by_key(&self) {
         self.budget.share_by_key();
     }

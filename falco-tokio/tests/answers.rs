@@ -22,9 +22,9 @@ use common::peak::{MIB, alone, peak, reset_peak};
 use common::{Running, counted, key};
 use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::{ClientConnection, Received, RustCrypto};
-use falco_tokio::{HandlerError, Request, Server, Settings};
+use falco_tokio::{Client, HandlerError, Request, Server, Settings};
 use getrandom::SysRng;
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Mutex};
 use tokio::time::sleep;
 
 /// Answers that the system may hold for one connection, on both sides.
@@ -225,4 +225,40 @@ async fn short_answers_that_their_connection_has_not_taken_are_bounded() {
     drop(stream);
     server.stop().await;
     assert_eq!(in_memory.load(Ordering::SeqCst), 0);
+}
+
+/// Clients of one key read nothing, on many connections. Each of these leaves a part to the next,
+/// and all of them leave enough to a client of another key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_of_one_key_leave_room_to_another() {
+    const CLIENTS: usize = 20;
+    const REQUESTS: usize = 200;
+    let builder = Server::builder(key(1)).key(key(2)).max_answers(8 * MIB);
+    let one = Arc::new(Mutex::new(()));
+    let server = Running::start(builder, move |request: Request| {
+        let one = Arc::clone(&one);
+        async move {
+            if *request.body() == b"other"[..] {
+                return Ok(vec![7; 300 << 10]);
+            }
+            // One after the other, so that connections write meanwhile what the system takes.
+            let _one = one.lock().await;
+            tokio::task::yield_now().await;
+            Ok(vec![7; 64 << 10])
+        }
+    })
+    .await;
+    let address = server.address;
+    let asking = move || (0..CLIENTS).map(|_| silent(address, REQUESTS)).collect::<Vec<_>>();
+    let silent = tokio::task::spawn_blocking(asking).await.unwrap();
+    let ended = || server.handle.stats().answers + server.handle.stats().refusals;
+    while ended() < u64::try_from(CLIENTS * REQUESTS).unwrap() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(server.handle.stats().refusals > 0);
+    let other = Client::builder(key(2)).connect(address).await.unwrap();
+    let answer = other.request_within("other", Duration::from_secs(10)).await;
+    assert_eq!(answer.unwrap().len(), 300 << 10);
+    drop(silent);
+    server.stop().await;
 }

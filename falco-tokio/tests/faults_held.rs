@@ -94,3 +94,33 @@ async fn clients_that_have_more_in_flight_than_all_connections_may_hold_get_all_
     assert_eq!(stats.answers, 100);
     assert!(stats.busy > 0, "100 MiB do not fit into 16 at once");
 }
+
+/// A client of one key sends as much as the server holds, and its handlers do not end. A client of
+/// another key is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_one_key_leave_room_to_another() {
+    let builder = Server::builder(key(1)).key(key(2)).max_held(MIB);
+    let server = Running::start(builder, |request: Request| async move {
+        if request.body().len() == 20_000 {
+            core::future::pending::<()>().await;
+        }
+        Ok(request.into_body())
+    })
+    .await;
+    let mut greedy = JoinSet::new();
+    for _ in 0..2 {
+        let client = server.client().await;
+        for _ in 0..60 {
+            let client = client.clone();
+            greedy.spawn(async move { client.request(vec![7; 20_000]).await });
+        }
+    }
+    while server.handle.stats().busy == 0 {
+        sleep(Duration::from_millis(2)).await;
+    }
+    let other = Client::builder(key(2)).connect(server.address).await.unwrap();
+    let answer = other.request_within(vec![7; 60_000], Duration::from_secs(10)).await;
+    assert_eq!(answer.unwrap().len(), 60_000);
+    greedy.shutdown().await;
+    server.stop().await;
+}

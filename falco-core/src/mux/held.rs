@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Budget;
-use crate::message::{KeyId, RequestId};
+use crate::message::RequestId;
 
 /// How many bytes of queued answers a connection may have even if all connections together exceed
 /// their bound. The shared count may be wrong by this much for each connection, so that small
@@ -19,28 +19,25 @@ pub struct HeldBytes<G: Budget> {
     bytes: usize,
     /// Bytes of the answer.
     answer: usize,
-    window_of: Option<WindowOf>,
+    is_window: bool,
     budget: G,
 }
 
-/// The bytes are the window of an open request of a client that has this key.
-#[derive(Clone, Copy)]
-pub(super) struct WindowOf(pub(super) Option<KeyId>);
-
 /// Gives bytes of a request back to the shared bound.
-pub(super) fn give_back<G: Budget>(budget: &G, bytes: usize, window_of: Option<WindowOf>) {
-    match window_of {
-        Some(WindowOf(key)) => budget.give_back_open(bytes, key),
-        None => budget.give_back(bytes),
+pub(super) fn give_back<G: Budget>(budget: &G, bytes: usize, is_window: bool) {
+    if is_window {
+        budget.give_back_open(bytes);
+    } else {
+        budget.give_back(bytes);
     }
 }
 
 impl<G: Budget> HeldBytes<G> {
-    pub(super) const fn new(bytes: usize, window_of: Option<WindowOf>, budget: G) -> Self {
+    pub(super) const fn new(bytes: usize, is_window: bool, budget: G) -> Self {
         Self {
             bytes,
             answer: 0,
-            window_of,
+            is_window,
             budget,
         }
     }
@@ -66,7 +63,7 @@ impl<G: Budget> HeldBytes<G> {
 
 impl<G: Budget> Drop for HeldBytes<G> {
     fn drop(&mut self) {
-        give_back(&self.budget, self.bytes, self.window_of);
+        give_back(&self.budget, self.bytes, self.is_window);
         if self.answer > 0 {
             self.budget.remove_answers(self.answer);
         }

@@ -20,7 +20,7 @@ use self::refusals::Refusals;
 use super::admission::hello_fingerprint;
 use super::deadline::Deadlines;
 use super::ending::Ending;
-use super::held::{Held, HeldBytes, PER_REQUEST, WindowOf, bytes, give_back};
+use super::held::{Held, HeldBytes, PER_REQUEST, bytes, give_back};
 use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
@@ -251,6 +251,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Ok(match event {
             ServerEvent::Established => {
                 self.stage = Stage::Greeting;
+                self.budget.set_key(self.machine.key_id());
                 ServerStep::Established { consumed }
             }
             ServerEvent::Request { id, body } => {
@@ -340,8 +341,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         G: Clone,
     {
         let (bytes, is_window) = self.held.hand_over(id);
-        let window_of = is_window.then(|| self.window_of());
-        HeldBytes::new(bytes, window_of, self.budget.clone())
+        HeldBytes::new(bytes, is_window, self.budget.clone())
     }
 
     /// Call it when the connection has ended. Drops all requests and answers, and gives their bytes
@@ -422,8 +422,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     fn release(&mut self, id: RequestId) {
-        let of = self.window_of();
-        release(&mut self.held, &self.budget, id, of);
+        release(&mut self.held, &self.budget, id);
     }
 
     fn is_held(&self, id: RequestId) -> bool {
@@ -431,9 +430,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 }
 
-fn release<G: Budget>(held: &mut Held, budget: &G, id: RequestId, of: WindowOf) {
+fn release<G: Budget>(held: &mut Held, budget: &G, id: RequestId) {
     if let Some((bytes, is_window)) = held.release(id) {
-        give_back(budget, bytes, is_window.then_some(of));
+        give_back(budget, bytes, is_window);
     }
 }
 
@@ -445,16 +444,10 @@ impl<H: ServerKeyRef, B, G: Budget> Drop for ServerMux<H, B, G> {
 }
 
 impl<H: ServerKeyRef, B, G: Budget> ServerMux<H, B, G> {
-    fn window_of(&self) -> WindowOf {
-        WindowOf(self.machine.key_id())
-    }
-
     fn give_back(&mut self) {
         let (all, windows) = self.held.own_bytes();
         self.budget.give_back(all - windows);
-        if windows > 0 {
-            give_back(&self.budget, windows, Some(self.window_of()));
-        }
+        self.budget.give_back_open(windows);
         let answers = core::mem::take(&mut self.counted);
         self.budget.remove_answers(bytes(answers));
         self.partial.release(&self.budget);

@@ -7,6 +7,12 @@ use crate::message::KeyId;
 /// A key may hold at most this many times what is left for the others.
 const TIMES: usize = 8;
 
+/// Whether a key that has `taken` leaves enough to the others if it takes `amount` more and `left`
+/// is left then. If it has nothing, it may take all.
+pub(super) const fn leaves_enough(taken: usize, amount: usize, left: usize) -> bool {
+    taken == 0 || taken.saturating_add(amount) <= left.saturating_mul(TIMES)
+}
+
 /// How much each key has taken of something that a server has for all of its clients. If the server
 /// has [several](Self::divide) keys, a key may take at most eight ninths of what the others have
 /// not taken, so that a ninth of that is left for them. A key that has nothing may take all that is
@@ -28,7 +34,7 @@ impl KeyShares {
     #[must_use]
     pub fn has_room(&self, key: Option<KeyId>, amount: usize, left: usize) -> bool {
         let taken = self.taken.get(&key).filter(|_| self.divides);
-        taken.is_none_or(|taken| taken.saturating_add(amount) <= left.saturating_mul(TIMES))
+        leaves_enough(taken.copied().unwrap_or(0), amount, left)
     }
 
     /// A key takes `amount`.

@@ -26,6 +26,7 @@ mod retries;
 mod scene;
 mod served;
 mod servers;
+mod shares;
 mod streams;
 mod streams_ends;
 mod streams_memory;

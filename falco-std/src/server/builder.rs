@@ -284,6 +284,9 @@ impl ServerBuilder {
     /// besides its body here, so that the number of requests is limited too. A request beyond the
     /// limit is refused as busy.
     ///
+    /// If the server has several keys, the requests of one of them take at most eight times what
+    /// they leave of this. The same holds for answers and [`max_answers`](Self::max_answers).
+    ///
     /// While more bytes of answers than this are queued on all connections, a request reaches a
     /// handler only if at most 16 KiB are queued on its own connection.
     pub const fn max_held(mut self, bytes: usize) -> Self {
@@ -389,7 +392,7 @@ impl ServerBuilder {
         let settings = self.settings.build()?.with_fitting_streams(window, max_open);
         let mut entropy = self.entropy;
         let mut limits = self.limits.for_keys(&self.secrets);
-        let several_keys = self.secrets.noise.len() > 1;
+        let several_keys = self.secrets.has_several();
         let keys = self.secrets.into_server(&mut entropy)?;
         // If the entropy source fails, the seed is not random. Then no handshake succeeds either.
         let seed = entropy.below(u64::MAX);

@@ -146,9 +146,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.streams.is_some() {
             return self.seal_with_streams(now, out);
         }
-        let (of, held, budget) = (self.window_of(), &mut self.held, &self.budget);
+        let (held, budget) = (&mut self.held, &self.budget);
         self.answers.seal(&mut self.machine, now, out, |answer, _| {
-            release(held, budget, answer.id(), of);
+            release(held, budget, answer.id());
         })
     }
 

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use super::super::held::{WindowOf, bytes};
+use super::super::held::bytes;
 use super::super::streams::{Chunks, StreamError, Turn, Writers, append, capacity_for};
 use super::super::{Body, Budget};
 use super::{ServerMux, release};
@@ -122,7 +122,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return skip;
         }
         let window = bytes(self.machine.window());
-        if !self.held.has_room(window) || !self.budget.take_open(window, self.machine.key_id()) {
+        if !self.held.has_room(window) || !self.budget.take_open(window) {
             self.refuse_busy(id);
             return skip;
         }
@@ -265,9 +265,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             Turn::Done(_, answer) => done.push(answer.id()),
             Turn::Begun(..) => {}
         });
-        let of = WindowOf(machine.key_id());
         for id in done {
-            release(&mut self.held, &self.budget, id, of);
+            release(&mut self.held, &self.budget, id);
             streams.forget(id);
         }
         sealed
