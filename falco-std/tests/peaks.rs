@@ -48,6 +48,23 @@ fn classic_answers_that_lie_in_the_output_are_bounded() {
 }
 
 #[test]
+fn unused_memory_of_answers_is_freed() {
+    const WORKERS: usize = 2;
+    if alone("unused_memory_of_answers_is_freed") {
+        bounded(|| {
+            let builder = Server::builder(key()).max_answers(2 * BOUND).workers(WORKERS);
+            let mut target = start(builder.queue_timeout(millis(60_000)), |_| {
+                let mut answer = vec![7; MIB];
+                answer.truncate(64 << 10);
+                Ok(answer)
+            });
+            target.besides += WORKERS * MIB;
+            target.answers_with_unused_memory();
+        });
+    }
+}
+
+#[test]
 fn an_input_buffer_does_not_stay_large_after_a_long_message() {
     if alone("an_input_buffer_does_not_stay_large_after_a_long_message") {
         bounded(|| start(Server::classic(key()), |_| Ok(vec![7])).long_requests());

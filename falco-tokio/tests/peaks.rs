@@ -53,6 +53,20 @@ fn classic_answers_that_lie_in_the_output_are_bounded() {
 }
 
 #[test]
+fn unused_memory_of_answers_is_freed() {
+    if alone("unused_memory_of_answers_is_freed") {
+        let builder = Server::builder(key(1)).max_answers(2 * BOUND);
+        let (target, runtime) = start(builder, |_: Request| async {
+            let mut answer = vec![7; MIB];
+            answer.truncate(64 << 10);
+            Ok(answer)
+        });
+        target.answers_with_unused_memory();
+        drop(runtime);
+    }
+}
+
+#[test]
 fn an_input_buffer_does_not_stay_large_after_a_long_message() {
     if alone("an_input_buffer_does_not_stay_large_after_a_long_message") {
         let (target, runtime) = start(Server::classic(key(1)), |_: Request| async { Ok("!") });

@@ -12,6 +12,17 @@ use crate::message::RequestId;
 /// answers that are sealed at once do not change it.
 pub(super) const UNCOUNTED: u32 = 16 << 10;
 
+/// Unused memory of an answer that does not count, besides as much as it has bytes.
+const UNUSED: usize = 1 << 10;
+
+/// Whether an answer of `length` bytes, or a chunk of one, keeps too much unused memory if it has
+/// this `capacity`: more than it has bytes, and 1 KiB. An answer counts with its bytes, so free the
+/// unused memory before you queue it.
+#[must_use]
+pub const fn keeps_too_much(length: usize, capacity: usize) -> bool {
+    capacity.saturating_sub(length) > length.saturating_add(UNUSED)
+}
+
 /// The bytes of a request in the bound that all connections share. They are given back when this is
 /// dropped. So keep it as long as the handler has the body, even if the request or its connection
 /// ends before. [`ServerMux::take_held`](super::ServerMux::take_held) returns it.

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use falco_core::mux::{Halves, StreamError};
+use falco_core::mux::{Halves, StreamError, keeps_too_much};
 
 use crate::error::Error;
 
@@ -42,6 +42,14 @@ impl From<StreamError> for Why {
             (None, _) => Error::Stopped,
         })
     }
+}
+
+/// The same bytes without their unused memory, if that is much.
+pub(crate) fn without_unused(mut bytes: Vec<u8>) -> Vec<u8> {
+    if keeps_too_much(bytes.len(), bytes.capacity()) {
+        bytes.shrink_to_fit();
+    }
+    bytes
 }
 
 /// Bytes in order.
@@ -309,6 +317,7 @@ impl Pipe {
 
     /// Waits until there is room, then queues bytes to send.
     pub(super) fn send(&self, bytes: Vec<u8>) -> Result<(), Error> {
+        let bytes = without_unused(bytes);
         let mut state = self.lock();
         while !state.halves.may_send().map_err(|why| why.0)? {
             state.writer_waits = true;
@@ -394,6 +403,17 @@ mod tests {
                 assert_eq!(chunk.capacity(), chunk.len(), "after {pieces} pieces");
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn no_chunk_keeps_much_unused_memory() -> Result<(), Error> {
+        let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));
+        let mut long = vec![7; 1 << 20];
+        long.truncate(20_000);
+        pipe.send(long)?;
+        let taken = pipe.hand_over(|_, next| next());
+        assert_eq!(taken.map(|chunk| chunk.capacity()), Some(20_000));
         Ok(())
     }
 

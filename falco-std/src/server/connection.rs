@@ -22,6 +22,7 @@ use super::pool::JobSource;
 use super::state::{Conn, Job, State, Work};
 use super::streams::{Handlers, StreamRequest};
 use crate::line::{Filled, Line};
+use crate::open::without_unused;
 use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
 
@@ -364,6 +365,7 @@ where
             Work::Whole(body) => {
                 let request = Request::received(body, self.peer, key, cancelled);
                 let result = catch_unwind(AssertUnwindSafe(|| (self.handlers.handler)(request)));
+                let result = result.map(|result| result.map(without_unused));
                 counters.handled(self.complete(result, |state, result| state.answer(id, result)));
             }
             Work::Open(pipe, place) => {

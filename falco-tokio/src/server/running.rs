@@ -19,6 +19,7 @@ use super::control::{Control, Outcome};
 use super::place::{Place, SharedPlace};
 use crate::error::HandlerError;
 use crate::metrics::Stopwatch;
+use crate::stream::without_unused;
 use crate::stream::{Pipe, Why};
 
 /// Calls a handler and, if `poll` says so, polls it once. A panic, wherever it happens, fails this
@@ -51,7 +52,7 @@ where
             return Poll::Ready(Outcome::Dropped);
         };
         let outcome = match ready!(Pin::new(running).poll(cx)) {
-            Ok(body) => Outcome::Answer(body),
+            Ok(body) => Outcome::Answer(without_unused(body)),
             Err(error) => Outcome::Failed(error),
         };
         drop(handler.take());

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
-use falco_core::mux::{Halves, StreamError};
+use falco_core::mux::{Halves, StreamError, keeps_too_much};
 
 use crate::error::Error;
 
@@ -42,6 +42,16 @@ impl From<StreamError> for Why {
             (None, StreamError::Cancelled) => Error::Cancelled,
             (None, _) => Error::Stopped,
         })
+    }
+}
+
+/// The same bytes, copied if they keep much unused memory. Of bytes that somebody else has as well,
+/// it cannot be known.
+pub(crate) fn without_unused(bytes: Bytes) -> Bytes {
+    match bytes.try_into_mut() {
+        Ok(bytes) if keeps_too_much(bytes.len(), bytes.capacity()) => Bytes::copy_from_slice(&bytes),
+        Ok(bytes) => bytes.freeze(),
+        Err(shared) => shared,
     }
 }
 
@@ -297,6 +307,7 @@ impl Pipe {
 
     /// Queues bytes to send.
     pub(super) fn send(&self, bytes: Bytes) -> Result<(), Error> {
+        let bytes = without_unused(bytes);
         let mut state = self.lock();
         state.halves.may_send().map_err(|why| why.0)?;
         let has = state.halves.send(bytes.len());
@@ -428,6 +439,36 @@ mod tests {
             assert_eq!(chunk.is_unique(), is_free, "after {pieces} pieces");
         }
         Ok(())
+    }
+
+    #[test]
+    fn unused_memory_of_bytes_is_freed_and_nothing_else_is_copied() {
+        let long = |length| {
+            let mut bytes = vec![7; 1 << 20];
+            bytes.truncate(length);
+            Bytes::from(bytes)
+        };
+        let slice = long(1 << 20).slice(10..20);
+        for kept in [long(10), long(100_000), slice] {
+            let bytes = without_unused(kept.slice(..));
+            // `kept` has the same memory, so it cannot be known.
+            assert_eq!(bytes.as_ptr(), kept.as_ptr());
+            drop(bytes);
+            let (length, address) = (kept.len(), kept.as_ptr());
+            let bytes = without_unused(kept);
+            assert_ne!(bytes.as_ptr(), address);
+            let capacity = bytes.try_into_mut().map(|bytes| bytes.capacity());
+            assert_eq!(capacity, Ok(length));
+        }
+        for kept in [
+            long(1 << 19),
+            long(1 << 20),
+            Bytes::from_static(b"static"),
+            Bytes::new(),
+        ] {
+            let address = kept.as_ptr();
+            assert_eq!(without_unused(kept).as_ptr(), address);
+        }
     }
 
     #[test]

@@ -260,6 +260,24 @@ impl Target {
         drop(clients);
     }
 
+    /// Clients send requests whose answers have 64 KiB in a vector of 1 MiB, and read nothing. The
+    /// answers may have 16 MiB.
+    #[track_caller]
+    pub(crate) fn answers_with_unused_memory(self) {
+        const CLIENTS: usize = 20;
+        let bound = self.bound(2 * BOUND, CLIENTS);
+        let (keys, mut sealer) = (noise(self.key), Sealer::new());
+        let before = reset_peak();
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| Silent::connect(self.address, &keys)).collect();
+        for client in &mut clients {
+            for _ in 0..200 {
+                sealer.send(client, 1);
+            }
+        }
+        assert_grown(before, bound, "answers of 64 KiB in vectors of 1 MiB");
+        drop(clients);
+    }
+
     /// Clients send requests of 256 KiB, cancel them and go. Handlers run on.
     #[track_caller]
     pub(crate) fn cancelled_requests(self) {

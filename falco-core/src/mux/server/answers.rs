@@ -12,6 +12,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Queues the answer to a request. If the request has completed already, or the connection has
     /// ended, the answer is dropped.
     ///
+    /// An answer counts with its bytes. See [`keeps_too_much`](crate::mux::keeps_too_much) for the
+    /// memory that it keeps besides.
+    ///
     /// # Errors
     /// The request is refused as [`Refusal::AnswerTooLarge`], and the answer is dropped.
     /// [`RequestError::TooLarge`]: it is larger than the client accepts or than this side may send.
