@@ -102,7 +102,9 @@
 //! Those of a key that was retired stay, at 0 when its connections have ended.
 //!
 //! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
-//! `answered`, `not_processed` or `maybe_processed`.
+//! `answered`, `not_processed` or `maybe_processed`. The `cause` of a failed attempt is `stream` if
+//! no stream could be opened, `slow` if the client has taken another server meanwhile, and
+//! otherwise how the handshake ended.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod client;
