@@ -134,14 +134,15 @@ backend falco
 
 @contextlib.contextmanager
 def haproxy(scratch, servers, words, ping=None):
-    """The port of HAProxy before servers at these ports, with these words for each. It checks that
-    they accept connections, or with a program `ping` that this succeeds for the server's port."""
+    """The port of HAProxy before servers at these ports or addresses, with these words for each. It
+    checks that they accept connections, or with a program `ping` that this succeeds."""
     port, admin, file = free_port(), scratch / "admin", scratch / "haproxy.cfg"
     check, globals = "", ""
     if ping:
         globals = "    external-check\n    insecure-fork-wanted"
         check = f"    option external-check\n    external-check command {ping}"
-    lines = "\n".join(f"    server s{at} 127.0.0.1:{to} check inter 200ms fall 1 rise 1 {words}"
+    address = lambda to: to if isinstance(to, str) else f"127.0.0.1:{to}"
+    lines = "\n".join(f"    server s{at} {address(to)} check inter 200ms fall 1 rise 1 {words}"
                       for at, to in enumerate(servers))
     file.write_text(HAPROXY.format(port=port, admin=admin, servers=lines, check=check, globals=globals))
     subprocess.run(["haproxy", "-c", "-q", "-f", str(file)], check=True, timeout=PATIENCE, env={"PATH": PATH})
