@@ -12,15 +12,12 @@ use crate::message::RequestId;
 /// answers that are sealed at once do not change it.
 pub(super) const UNCOUNTED: u32 = 16 << 10;
 
-/// Unused memory of an answer that does not count, besides as much as it has bytes.
-const UNUSED: usize = 1 << 10;
-
-/// Whether an answer of `length` bytes, or a chunk of one, keeps too much unused memory if it has
-/// this `capacity`: more than it has bytes, and 1 KiB. An answer counts with its bytes, so free the
-/// unused memory before you queue it.
+/// How much unused memory an answer of `length` bytes, or a chunk of one, may keep: as much as it
+/// has bytes, and 1 KiB. An answer counts with its bytes, so free more than that before you queue
+/// it.
 #[must_use]
-pub const fn keeps_too_much(length: usize, capacity: usize) -> bool {
-    capacity.saturating_sub(length) > length.saturating_add(UNUSED)
+pub const fn most_unused(length: usize) -> usize {
+    length.saturating_add(1 << 10)
 }
 
 /// The bytes of a request in the bound that all connections share. They are given back when this is

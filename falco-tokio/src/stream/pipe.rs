@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
-use falco_core::mux::{Halves, StreamError, keeps_too_much};
+use falco_core::mux::{Halves, StreamError, most_unused};
 
 use crate::error::Error;
 
@@ -49,8 +49,13 @@ impl From<StreamError> for Why {
 /// it cannot be known.
 pub(crate) fn without_unused(bytes: Bytes) -> Bytes {
     match bytes.try_into_mut() {
-        Ok(bytes) if keeps_too_much(bytes.len(), bytes.capacity()) => Bytes::copy_from_slice(&bytes),
-        Ok(bytes) => bytes.freeze(),
+        Ok(mut bytes) => {
+            if bytes.try_reclaim(most_unused(bytes.len()).saturating_add(1)) {
+                Bytes::copy_from_slice(&bytes)
+            } else {
+                bytes.freeze()
+            }
+        }
         Err(shared) => shared,
     }
 }
@@ -448,8 +453,9 @@ mod tests {
             bytes.truncate(length);
             Bytes::from(bytes)
         };
-        let slice = long(1 << 20).slice(10..20);
-        for kept in [long(10), long(100_000), slice] {
+        let slice = |from, to| long(1 << 20).slice(from..to);
+        let (first, middle, last) = (slice(0, 10), slice(10, 20), slice((1 << 20) - 10, 1 << 20));
+        for kept in [long(10), long(100_000), first, middle, last] {
             let bytes = without_unused(kept.slice(..));
             // `kept` has the same memory, so it cannot be known.
             assert_eq!(bytes.as_ptr(), kept.as_ptr());

@@ -12,7 +12,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Queues the answer to a request. If the request has completed already, or the connection has
     /// ended, the answer is dropped.
     ///
-    /// An answer counts with its bytes. See [`keeps_too_much`](crate::mux::keeps_too_much) for the
+    /// An answer counts with its bytes. See [`most_unused`](crate::mux::most_unused) for the
     /// memory that it keeps besides.
     ///
     /// # Errors
