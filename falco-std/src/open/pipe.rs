@@ -406,6 +406,16 @@ mod tests {
         Ok(())
     }
 
+    /// As that of a request which was deferred.
+    #[test]
+    fn a_window_that_arrives_at_once_is_freed_piece_by_piece() {
+        let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));
+        pipe.arrive(&vec![7; 5 * PIECE + 1]);
+        let state = pipe.lock();
+        let lengths: Vec<_> = state.arrived.queue.iter().map(Vec::capacity).collect();
+        assert_eq!(lengths, [PIECE, PIECE, PIECE, PIECE, PIECE, 1]);
+    }
+
     #[test]
     fn no_chunk_keeps_much_unused_memory() -> Result<(), Error> {
         let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));

@@ -446,6 +446,16 @@ mod tests {
         Ok(())
     }
 
+    /// As that of a request which was deferred.
+    #[test]
+    fn a_window_that_arrives_at_once_is_freed_piece_by_piece() {
+        let pipe = pipe();
+        pipe.arrive(&vec![7; 5 * PIECE + 1]);
+        let state = pipe.lock();
+        let lengths: Vec<_> = state.arrived.queue.iter().map(Bytes::len).collect();
+        assert_eq!((lengths, &state.arrived.joined[..]), (vec![PIECE; 5], &[7][..]));
+    }
+
     #[test]
     fn unused_memory_of_bytes_is_freed_and_nothing_else_is_copied() {
         let long = |length| {
