@@ -104,7 +104,7 @@
 //! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
 //! `answered`, `not_processed` or `maybe_processed`. The `cause` of a failed attempt is `stream` if
 //! no stream could be opened, `slow` if the client has taken another server meanwhile, and
-//! otherwise how the handshake ended.
+//! otherwise how the handshake ended. Each of them begins a back-off.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod client;
