@@ -169,8 +169,8 @@ impl SendStream {
     /// to the socket, and beyond the window of the other side nothing is sent before it has read
     /// something. A body that the other side does not read holds up no other.
     ///
-    /// What waits at a server counts with its length as an answer. Memory that a chunk keeps
-    /// besides its bytes, such as the rest of a larger buffer, does not count.
+    /// What waits at a server counts with its length as an answer. Unused memory that a chunk keeps
+    /// besides its bytes does not count, and is freed if it is much.
     ///
     /// # Errors
     /// [`Error::Stopped`] if the other side takes nothing more; otherwise why the request has

@@ -13,7 +13,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use common::{bounded, key, millis};
-use falco_std::{HandlerError, Request, Server, ServerBuilder};
+use falco_std::{HandlerError, Request, Server, ServerBuilder, StreamRequest};
 use peak::{BOUND, MIB, Target, alone, listener};
 
 /// What a process may take besides: the allocator and the stacks keep memory for each thread.
@@ -24,9 +24,21 @@ fn start(
     builder: ServerBuilder,
     handler: impl Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 ) -> Target {
+    serve(builder, |server| server.serve(handler))
+}
+
+/// The same for open requests.
+fn start_open(
+    builder: ServerBuilder,
+    streams: impl Fn(StreamRequest) -> Result<(), HandlerError> + Send + Sync + 'static,
+) -> Target {
+    serve(builder, |server| server.serve_streams(|_| Ok(vec![7]), streams))
+}
+
+fn serve<T: Send + 'static>(builder: ServerBuilder, serve: impl FnOnce(Server) -> T + Send + 'static) -> Target {
     let server = builder.from_listener(listener()).unwrap();
     let address = server.local_addr().unwrap();
-    thread::spawn(move || server.serve(handler));
+    thread::spawn(move || serve(server));
     Target {
         address,
         key: key(),
@@ -60,6 +72,71 @@ fn unused_memory_of_answers_is_freed() {
             });
             target.besides += WORKERS * MIB;
             target.answers_with_unused_memory();
+        });
+    }
+}
+
+#[test]
+fn whole_open_answers_are_bounded() {
+    if alone("whole_open_answers_are_bounded") {
+        bounded(|| {
+            let builder = Server::builder(key())
+                .streams(1024, 1)
+                .max_answers(2 * BOUND)
+                .workers(WORKERS);
+            let ended = Arc::new(AtomicUsize::new(0));
+            let counter = Arc::clone(&ended);
+            let target = start_open(builder, move |mut request| {
+                request.answer.send(vec![7; MIB])?;
+                request.answer.finish()?;
+                counter.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            });
+            // Chunks of handlers that are running do not count, so one runs after the other.
+            target.open_requests((100, 1), 0, (2 * BOUND, 2 * MIB), |begun| {
+                while ended.load(Ordering::SeqCst) < begun {
+                    thread::sleep(millis(1));
+                }
+            });
+        });
+    }
+}
+
+#[test]
+fn open_answers_that_are_written_piece_by_piece_are_bounded() {
+    const CHUNK: usize = 16 << 10;
+    if alone("open_answers_that_are_written_piece_by_piece_are_bounded") {
+        bounded(|| {
+            let builder = Server::builder(key())
+                .streams(1024, 32)
+                .max_answers(2 * BOUND)
+                .workers(512);
+            let target = start_open(builder, |mut request| {
+                for _ in 0..MIB / CHUNK {
+                    request.answer.send(vec![7; CHUNK])?;
+                }
+                Ok(request.answer.finish()?)
+            });
+            // Up to 64 KiB of each handler, and its chunk.
+            target.open_requests((8, 32), 0, (2 * BOUND, 8 * 32 * ((64 << 10) + CHUNK)), |_| {});
+        });
+    }
+}
+
+#[test]
+fn open_requests_that_nobody_reads_are_bounded() {
+    const WINDOW: usize = 256 << 10;
+    if alone("open_requests_that_nobody_reads_are_bounded") {
+        bounded(|| {
+            let builder = Server::builder(key()).max_held(BOUND).workers(512);
+            let target = start_open(builder, |request| {
+                thread::sleep(millis(60_000));
+                drop(request);
+                Ok(())
+            });
+            // 72 KiB more than each of the windows that have room.
+            let windows = BOUND / 4 * 3 / WINDOW;
+            target.open_requests((8, 32), WINDOW, (BOUND, windows * (72 << 10)), |_| {});
         });
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use common::key;
 use common::peak::{BOUND, MIB, Target, alone, listener};
-use falco_tokio::{Handler, OnCancel, Request, Server, ServerBuilder};
+use falco_tokio::{Handler, HandlerError, OnCancel, Request, Server, ServerBuilder, StreamRequest};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Barrier;
 
@@ -21,6 +21,27 @@ const BESIDES: usize = 4 * MIB;
 
 /// The server runs until the runtime is dropped.
 fn start(builder: ServerBuilder, handler: impl Handler) -> (Target, Runtime) {
+    serve(builder, |server| async move { server.serve(handler).await })
+}
+
+/// The same for open requests.
+fn start_open<F>(
+    builder: ServerBuilder,
+    streams: impl Fn(StreamRequest) -> F + Send + Sync + 'static,
+) -> (Target, Runtime)
+where
+    F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+{
+    let handler = |_: Request| async { Ok("!") };
+    serve(builder, move |server| async move {
+        server.serve_streams(handler, streams).await
+    })
+}
+
+fn serve<F: Future<Output: Send> + Send + 'static>(
+    builder: ServerBuilder,
+    serve: impl FnOnce(Server) -> F,
+) -> (Target, Runtime) {
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -31,7 +52,7 @@ fn start(builder: ServerBuilder, handler: impl Handler) -> (Target, Runtime) {
         listener.set_nonblocking(true).unwrap();
         let server = builder.from_listener(listener.try_into().unwrap()).unwrap();
         let address = server.local_addr().unwrap();
-        tokio::spawn(async move { server.serve(handler).await });
+        tokio::spawn(serve(server));
         address
     });
     let target = Target {
@@ -63,6 +84,53 @@ fn unused_memory_of_answers_is_freed() {
         });
         target.answers_with_unused_memory();
         drop(runtime);
+    }
+}
+
+#[test]
+fn whole_open_answers_are_bounded() {
+    if alone("whole_open_answers_are_bounded") {
+        let builder = Server::builder(key(1)).streams(1024, 1).max_answers(2 * BOUND);
+        let (target, runtime) = start_open(builder, |mut request: StreamRequest| async move {
+            request.answer.send(vec![7; MIB]).await?;
+            Ok(request.answer.finish()?)
+        });
+        target.open_requests((100, 1), 0, (2 * BOUND, 2 * MIB), |_| {});
+        drop(runtime);
+    }
+}
+
+#[test]
+fn open_answers_that_are_written_piece_by_piece_are_bounded() {
+    const CHUNK: usize = 16 << 10;
+    if alone("open_answers_that_are_written_piece_by_piece_are_bounded") {
+        let builder = Server::builder(key(1)).streams(1024, 32).max_answers(2 * BOUND);
+        let (target, runtime) = start_open(builder, |mut request: StreamRequest| async move {
+            for _ in 0..MIB / CHUNK {
+                request.answer.send(vec![7; CHUNK]).await?;
+            }
+            Ok(request.answer.finish()?)
+        });
+        // Up to 64 KiB of each handler, and its chunk.
+        target.open_requests((8, 32), 0, (2 * BOUND, 8 * 32 * ((64 << 10) + CHUNK)), |_| {});
+        drop(runtime);
+    }
+}
+
+#[test]
+fn open_requests_that_nobody_reads_are_bounded() {
+    const WINDOW: usize = 256 << 10;
+    if alone("open_requests_that_nobody_reads_are_bounded") {
+        let builder = Server::builder(key(1)).max_held(BOUND);
+        let (target, runtime) = start_open(builder, |request: StreamRequest| async move {
+            core::future::pending::<()>().await;
+            drop(request);
+            Ok(())
+        });
+        // 72 KiB more than each of the windows that have room.
+        let windows = BOUND / 4 * 3 / WINDOW;
+        target.open_requests((8, 32), WINDOW, (BOUND, windows * (72 << 10)), |_| {});
+        runtime.shutdown_background();
     }
 }
 

@@ -151,6 +151,22 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.wants_no_input() || (self.writer_gone && !self.finished)
     }
 
+    /// The handler has ended, and another task will call
+    /// [`handled`](super::ServerMux::handled). How many bytes its writer has left that are to be
+    /// sent. They count as an answer of the handler: see
+    /// [`hold_answer`](super::HeldBytes::hold_answer). What is not to be sent can be dropped.
+    pub fn left(&mut self) -> usize {
+        if !self.will_finish() {
+            self.end_output(StreamError::Ended);
+        }
+        self.unsent
+    }
+
+    /// There is no room for what the writer has left.
+    pub fn drop_left(&mut self) {
+        self.end_output(StreamError::NoRoom);
+    }
+
     /// Whether the connection has accepted a whole answer, which it has sent unless it has ended.
     #[must_use]
     pub const fn is_answered(&self) -> bool {
@@ -186,12 +202,13 @@ impl<E: Clone + From<StreamError>> Halves<E> {
 
     /// Whether there is something to send, if only the end.
     pub(super) const fn has_output(&self) -> bool {
-        !self.failed && (self.finished || self.unsent > 0)
+        !self.drops_output() && (self.finished || self.unsent > 0)
     }
 
-    /// Whether all that the writer has sent was accepted, and no more follows.
+    /// Whether all that the writer has sent was accepted, and no more follows. `false` if some of
+    /// it was dropped: the body is not whole.
     pub(super) const fn is_finished(&self) -> bool {
-        self.finished && self.unsent == 0
+        self.will_finish() && self.unsent == 0
     }
 
     /// Whether the body of the writer is whole, as far as it is known.

@@ -354,3 +354,61 @@ fn a_connection_drains_or_has_ended_when_it_is_closing() {
     duo.settle();
     assert!(duo.server.connection().end().is_some() && duo.server.is_closing());
 }
+
+/// What a handler has left is counted by its adapter before the connection takes it. Without room
+/// it is dropped, and the answer, of which a part was accepted, is not taken for whole.
+#[test]
+fn an_answer_whose_rest_has_no_room_is_cut_off() {
+    let (mut duo, mut pipe) = handling();
+    pipe.send(vec![7; 60 * KIB]);
+    pipe.serve(&mut duo, 1);
+    duo.send();
+    duo.answer();
+    pipe.send(vec![7; 100 * KIB]);
+    assert!(pipe.halves.finish().is_ok());
+    assert_eq!(pipe.halves.left(), 100 * KIB);
+    pipe.halves.drop_left();
+    assert!(pipe.halves.drops_output());
+    pipe.outgoing.clear();
+    // The connection was told of what was sent before.
+    pipe.serve(&mut duo, 1);
+    assert_eq!(pipe.halves.left(), 0);
+    let handled = pipe.handled(&mut duo, Err(NoAnswer::NoRoom));
+    assert_eq!(handled, Err(RequestError::Refused(Refusal::AnswerTooLarge)));
+    let (_, told) = duo.settle();
+    assert!(!joined(&told, 1).1, "{told:?}");
+    assert!(told.contains(&Told::Refused(1, Refusal::AnswerTooLarge)), "{told:?}");
+    assert!(is_idle(&duo));
+}
+
+/// The same if nothing of the answer was accepted, and if its writer did not finish it.
+#[test]
+fn an_answer_that_is_dropped_does_not_begin() {
+    for finishes in [true, false] {
+        let (mut duo, mut pipe) = handling();
+        pipe.send(vec![7; 100 * KIB]);
+        if finishes {
+            assert!(pipe.halves.finish().is_ok());
+            assert_eq!(pipe.halves.left(), 100 * KIB);
+            pipe.halves.drop_left();
+        } else {
+            assert_eq!(pipe.halves.left(), 0, "it is not sent");
+        }
+        assert!(pipe.halves.drops_output());
+        pipe.outgoing.clear();
+        pipe.serve(&mut duo, 1);
+        assert_eq!(duo.settle().1, []);
+        let failure = if finishes { NoAnswer::NoRoom } else { NoAnswer::Dropped };
+        let refusal = if finishes {
+            Refusal::AnswerTooLarge
+        } else {
+            Refusal::Failed
+        };
+        assert_eq!(
+            pipe.handled(&mut duo, Err(failure)),
+            Err(RequestError::Refused(refusal))
+        );
+        assert_eq!(duo.settle().1, [Told::Refused(1, refusal)]);
+        assert!(is_idle(&duo));
+    }
+}

@@ -7,11 +7,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use falco_core::mux::{HeldBytes, SharedBudget};
+use falco_core::mux::{Halves, HeldBytes, SharedBudget};
 use falco_core::{CloseReason, KeyId, RequestId};
 use tokio::sync::Notify;
 
 use crate::error::HandlerError;
+use crate::stream::Pipe;
 
 /// How a handler ended.
 #[derive(Debug)]
@@ -133,9 +134,17 @@ impl Control {
         }
     }
 
-    /// A handler has ended. Its answer counts from now on: many handlers may end before the
-    /// connection takes what they have returned. An answer for which there is no room is dropped.
-    pub(crate) fn finish(&self, id: RequestId, outcome: Outcome, mut held: Option<HeldBytes<SharedBudget>>) {
+    /// A handler has ended. Its answer counts from now on, also what the handler of an open request
+    /// has left in its pipe: many handlers may end before the connection takes what they have
+    /// returned. An answer for which there is no room is dropped.
+    pub(crate) fn finish(
+        &self,
+        id: RequestId,
+        outcome: Outcome,
+        pipe: Option<&Pipe>,
+        mut held: Option<HeldBytes<SharedBudget>>,
+    ) {
+        let left = pipe.map_or(0, Pipe::left);
         // What is dropped runs code of the user's, so it is dropped after the lock is released:
         // an answer without room, and after the end, when no task takes it, the outcome.
         let (mut outcome, mut no_room) = (Some(outcome), None);
@@ -144,11 +153,19 @@ impl Control {
                 return;
             }
             let busy = state.busy();
-            if let (Some(Outcome::Answer(body)), Some(held)) = (&outcome, &mut held) {
-                if held.hold_answer(body.len(), busy.answers) {
-                    busy.answers = busy.answers.saturating_add(body.len());
+            let returned = match &outcome {
+                Some(Outcome::Answer(body)) => body.len(),
+                _ => 0,
+            };
+            let length = left.saturating_add(returned);
+            if let (1.., Some(held)) = (length, &mut held) {
+                if held.hold_answer(length, busy.answers) {
+                    busy.answers = busy.answers.saturating_add(length);
                 } else {
                     no_room = outcome.replace(Outcome::NoRoom);
+                    if let Some(pipe) = pipe {
+                        pipe.tell(Halves::drop_left);
+                    }
                 }
             }
             busy.finished

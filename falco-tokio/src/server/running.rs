@@ -19,8 +19,7 @@ use super::control::{Control, Outcome};
 use super::place::{Place, SharedPlace};
 use crate::error::HandlerError;
 use crate::metrics::Stopwatch;
-use crate::stream::without_unused;
-use crate::stream::{Pipe, Why};
+use crate::stream::{Pipe, Why, without_unused};
 
 /// Calls a handler and, if `poll` says so, polls it once. A panic, wherever it happens, fails this
 /// request only.
@@ -67,10 +66,11 @@ where
 
 /// What a handler that runs keeps until it has ended, even if its request or its connection ends
 /// before: the bytes of the request and a place. The connection takes the bytes with the outcome.
-#[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) held: Option<HeldBytes<SharedBudget>>,
     pub(crate) place: Arc<SharedPlace>,
+    /// Of an open request.
+    pub(crate) pipe: Option<Arc<Pipe>>,
 }
 
 /// A handler on a task of its own. However it ends, the connection receives an outcome.
@@ -95,7 +95,8 @@ impl<F: Future<Output = Result<Bytes, HandlerError>> + Unpin> Future for Task<F>
         let outcome = ready!(poll_handler(&mut this.handler, cx));
         this.finished = true;
         this.kept.place.metrics().handler_time.time(this.since);
-        this.control.finish(this.id, outcome, this.kept.held.take());
+        let pipe = this.kept.pipe.as_deref();
+        this.control.finish(this.id, outcome, pipe, this.kept.held.take());
         Poll::Ready(())
     }
 }
@@ -106,7 +107,7 @@ impl<F> Drop for Task<F> {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(self.handler.take())));
         if !self.finished {
             self.kept.place.metrics().handler_time.time(self.since);
-            self.control.finish(self.id, Outcome::Dropped, None);
+            self.control.finish(self.id, Outcome::Dropped, None, None);
         }
     }
 }

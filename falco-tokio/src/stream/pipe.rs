@@ -2,23 +2,21 @@
 //! both directions, bounded by the windows, and who waits for what. [`Halves`] decides everything
 //! else.
 
+mod chunks;
+
 use core::task::{Context, Poll, Waker};
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Buf, Bytes};
-use falco_core::mux::{Halves, StreamError, most_unused};
+use bytes::Bytes;
+use falco_core::mux::{Halves, StreamError};
 
+use self::chunks::Chunks;
+pub(crate) use self::chunks::without_unused;
 use crate::error::Error;
 
 /// The connection takes a chunk that is longer than this piece by piece while its writer is there,
 /// so that the writer waits. What arrives for a reader is in pieces of this size at most.
 pub(crate) const PIECE: usize = 64 << 10;
-/// Pieces that are shorter are joined.
-const SHORT: usize = 4 << 10;
-/// How many bytes of short pieces are joined. While pieces are added, the buffer may be twice as
-/// large as they are, and no larger than this.
-const JOINED: usize = 16 << 10;
 
 /// Tells the task of a connection that a half of a stream has something for it.
 pub(crate) trait Owner: Send + Sync {
@@ -42,110 +40,6 @@ impl From<StreamError> for Why {
             (None, StreamError::Cancelled) => Error::Cancelled,
             (None, _) => Error::Stopped,
         })
-    }
-}
-
-/// The same bytes, copied if they keep much unused memory. Of bytes that somebody else has as well,
-/// it cannot be known.
-pub(crate) fn without_unused(bytes: Bytes) -> Bytes {
-    match bytes.try_into_mut() {
-        Ok(mut bytes) => {
-            if bytes.try_reclaim(most_unused(bytes.len()).saturating_add(1)) {
-                Bytes::copy_from_slice(&bytes)
-            } else {
-                bytes.freeze()
-            }
-        }
-        Err(shared) => shared,
-    }
-}
-
-/// Bytes in order.
-#[derive(Default)]
-struct Chunks {
-    queue: VecDeque<Bytes>,
-    /// Short pieces behind these. They are joined, so that many single bytes take no more memory
-    /// than their number.
-    joined: Vec<u8>,
-    /// Pieces of the first chunk were taken. All of its memory stays as long as it does.
-    is_split: bool,
-}
-
-impl Chunks {
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.joined.is_empty()
-    }
-
-    fn push(&mut self, bytes: Bytes) {
-        self.end_joined();
-        self.queue.push_back(bytes);
-    }
-
-    /// Adds a copy of `bytes`, which are joined with others if they are short.
-    fn copy(&mut self, bytes: &[u8]) {
-        if bytes.len() >= SHORT {
-            self.push(Bytes::copy_from_slice(bytes));
-            return;
-        }
-        if self.joined.len() + bytes.len() > JOINED {
-            self.end_joined();
-        }
-        let joined = &mut self.joined;
-        let length = joined.len() + bytes.len();
-        if length > joined.capacity() {
-            let capacity = joined.capacity().saturating_mul(2).min(JOINED).max(length);
-            joined.reserve_exact(capacity - joined.len());
-        }
-        joined.extend_from_slice(bytes);
-    }
-
-    /// The first chunk.
-    fn front(&mut self) -> Option<&mut Bytes> {
-        if self.queue.is_empty() {
-            self.end_joined();
-        }
-        self.queue.front_mut()
-    }
-
-    fn pop(&mut self) -> Option<Bytes> {
-        self.front()?;
-        self.queue.pop_front()
-    }
-
-    /// Takes the first chunk, or a copy of a piece of it if it is long. What is taken has no more
-    /// memory than its bytes, which are what counts.
-    fn pop_piece(&mut self) -> Option<Bytes> {
-        let first = self.front()?;
-        let Some(piece) = first.get(..PIECE).filter(|_| first.len() > PIECE) else {
-            return self.pop_rest();
-        };
-        let piece = Bytes::copy_from_slice(piece);
-        first.advance(PIECE);
-        self.is_split = true;
-        Some(piece)
-    }
-
-    /// Takes all that is left of the first chunk.
-    fn pop_rest(&mut self) -> Option<Bytes> {
-        self.free_split();
-        self.pop()
-    }
-
-    /// Frees what was taken of the first chunk.
-    fn free_split(&mut self) {
-        if core::mem::take(&mut self.is_split)
-            && let Some(first) = self.queue.front_mut()
-        {
-            *first = Bytes::copy_from_slice(first);
-        }
-    }
-
-    fn end_joined(&mut self) {
-        if !self.joined.is_empty() {
-            // A boxed slice has no unused memory.
-            let joined = core::mem::take(&mut self.joined).into_boxed_slice();
-            self.queue.push_back(Bytes::from(joined));
-        }
     }
 }
 
@@ -267,6 +161,14 @@ impl Pipe {
             pump(halves, &mut || outgoing.pop_rest())
         })
     }
+
+    /// The handler has ended. Returns how many bytes its writer has left that are to be sent.
+    pub(crate) fn left(&self) -> usize {
+        self.change(|state| {
+            state.outgoing.free_split();
+            state.halves.left()
+        })
+    }
 }
 
 /// The side of the halves.
@@ -312,18 +214,10 @@ impl Pipe {
 
     /// Queues bytes to send.
     pub(super) fn send(&self, bytes: Bytes) -> Result<(), Error> {
-        let bytes = without_unused(bytes);
         let mut state = self.lock();
         state.halves.may_send().map_err(|why| why.0)?;
         let has = state.halves.send(bytes.len());
-        let outgoing = &mut state.outgoing;
-        if bytes.len() < SHORT && !outgoing.is_empty() {
-            outgoing.copy(&bytes);
-        } else if !bytes.is_empty() {
-            // One chunk at a time has more memory than its bytes.
-            outgoing.free_split();
-            outgoing.push(bytes);
-        }
+        state.outgoing.add(bytes);
         self.notify(state, has);
         Ok(())
     }
@@ -362,6 +256,7 @@ fn set(waker: &mut Option<Waker>, cx: &Context<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use super::chunks::{JOINED, SHORT};
     use super::*;
 
     struct Nobody;

@@ -126,6 +126,22 @@ impl Sealer {
         self.send_part(client, length, usize::MAX)
     }
 
+    /// An open request of so many bytes, of which as many are sent as the server has announced. The
+    /// rest is not sent. Returns whether the request has begun.
+    fn open(&mut self, client: &mut Silent, length: usize) -> bool {
+        let mut rest = &self.body[..length];
+        let mut request = client.machine.open_request().unwrap();
+        loop {
+            let messages = [(&mut request, rest)];
+            let sealed = client.machine.seal(NOW, messages, &mut self.out).unwrap();
+            if sealed == 0 {
+                return request.id().is_some();
+            }
+            rest = &rest[request.take_sealed()..];
+            client.stream.write_all(&self.out[..sealed]).unwrap();
+        }
+    }
+
     /// Cancels requests.
     fn cancel(&mut self, client: &mut Silent, requests: &[RequestId]) {
         for request in requests {
@@ -165,8 +181,9 @@ struct Silent {
 
 impl Silent {
     fn connect(server: SocketAddr, keys: &Arc<ClientKeys>) -> Self {
-        let keys = Arc::clone(keys);
-        let mut machine = ClientConnection::new(keys, &Settings::new(), NOW, &mut SysRng).unwrap();
+        // It takes open answers, with the largest window.
+        let settings = Settings::new().with_streams(1023, 1000);
+        let mut machine = ClientConnection::new(Arc::clone(keys), &settings, NOW, &mut SysRng).unwrap();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(16 << 10).unwrap();
         socket.connect(&server.into()).unwrap();
@@ -276,6 +293,33 @@ impl Target {
         }
         assert_grown(before, bound, "answers of 64 KiB in vectors of 1 MiB");
         drop(clients);
+    }
+
+    /// Each client sends `each` open requests of `length` bytes, and reads nothing. `counted` bytes
+    /// count, and `more` may be in memory besides. After each request, `until` waits for that many.
+    #[track_caller]
+    pub(crate) fn open_requests(
+        self,
+        (clients, each): (usize, usize),
+        length: usize,
+        (counted, more): (usize, usize),
+        until: impl Fn(usize),
+    ) {
+        let bound = self.bound(counted + more, clients);
+        let (keys, mut sealer) = (noise(self.key), Sealer::new());
+        let before = reset_peak();
+        let mut silent: Vec<_> = (0..clients).map(|_| Silent::connect(self.address, &keys)).collect();
+        let mut begun = 0;
+        for client in &mut silent {
+            for _ in 0..each {
+                begun += usize::from(sealer.open(client, length));
+                until(begun);
+            }
+        }
+        assert_eq!(begun, clients * each);
+        let of = format!("{begun} open requests of {length} bytes, of {clients} clients");
+        assert_grown(before, bound, &of);
+        drop(silent);
     }
 
     /// Clients send requests of 256 KiB, cancel them and go. Handlers run on.

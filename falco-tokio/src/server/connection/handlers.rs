@@ -39,6 +39,7 @@ impl<H: Handler> Connection<H> {
                 let kept = Kept {
                     held: Some(self.mux.take_held(id)),
                     place: self.running.share(&self.handlers.service, self.place),
+                    pipe: None,
                 };
                 self.running
                     .spawn(handler, (id, since), kept, &self.control, self.span.as_deref());

@@ -42,6 +42,7 @@ impl<H: Handler> Connection<H> {
                 let kept = Kept {
                     held: Some(self.mux.take_held(id)),
                     place: self.running.share(&self.handlers.service, self.place),
+                    pipe: Some(Arc::clone(pipe)),
                 };
                 self.running
                     .spawn(handler, (id, since), kept, &self.control, self.span.as_deref());
