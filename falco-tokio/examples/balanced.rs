@@ -125,7 +125,8 @@ mod tests {
         let mut servers = balanced(key()?, &[one, two])?;
         let (answers, errors) = ask(&mut servers, 1000).await;
         assert!(errors.is_empty(), "{errors:?}");
-        assert!(answers.iter().all(|count| *count > 100), "both are used: {answers:?}");
+        // By their latencies, so that one of them may have much more.
+        assert!(answers.iter().all(|count| *count > 10), "both are used: {answers:?}");
 
         let asking: Vec<_> = (0..8)
             .map(|_| {
