@@ -96,7 +96,7 @@ pub use connect_attempts::{Admitted, AttemptEnd, ConnectAttempts, History, NextA
 pub use ending::{Ending, LastStep};
 #[cfg(feature = "streams")]
 pub use halves::Halves;
-pub use held::{HeldBytes, most_unused};
+pub use held::HeldBytes;
 #[cfg(feature = "streams")]
 pub use open_call::{OpenCall, OpenRejected, UnfinishedOpen};
 pub use retry::{Attempts, Backoff};

@@ -12,14 +12,6 @@ use crate::message::RequestId;
 /// answers that are sealed at once do not change it.
 pub(super) const UNCOUNTED: u32 = 16 << 10;
 
-/// How much unused memory an answer of `length` bytes, or a chunk of one, may keep: as much as it
-/// has bytes, and 1 KiB. An answer counts with its bytes, so free more than that before you queue
-/// it.
-#[must_use]
-pub const fn most_unused(length: usize) -> usize {
-    length.saturating_add(1 << 10)
-}
-
 /// The bytes of a request in the bound that all connections share. They are given back when this is
 /// dropped. So keep it as long as the handler has the body, even if the request or its connection
 /// ends before. [`ServerMux::take_held`](super::ServerMux::take_held) returns it.

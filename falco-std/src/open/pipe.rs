@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use falco_core::mux::{Halves, StreamError, most_unused};
+use falco_core::mux::{Halves, SharedBudget, StreamError};
 
 use crate::error::Error;
 
@@ -46,7 +46,7 @@ impl From<StreamError> for Why {
 
 /// The same bytes without their unused memory, if that is much.
 pub(crate) fn without_unused(mut bytes: Vec<u8>) -> Vec<u8> {
-    if bytes.capacity() - bytes.len() > most_unused(bytes.len()) {
+    if bytes.capacity() - bytes.len() > SharedBudget::most_unused(bytes.len()) {
         bytes.shrink_to_fit();
     }
     bytes

@@ -49,6 +49,14 @@ struct All {
 }
 
 impl SharedBudget {
+    /// How much unused memory an answer of `length` bytes, or a chunk of one, may keep: as much as
+    /// it has bytes, and 1 KiB. An answer counts with its bytes, so free more than that before you
+    /// queue it.
+    #[must_use]
+    pub const fn most_unused(length: usize) -> usize {
+        length.saturating_add(1 << 10)
+    }
+
     /// The default of a server, in bytes.
     pub const DEFAULT_BYTES: usize = 1 << 30;
 

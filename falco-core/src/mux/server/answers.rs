@@ -12,8 +12,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Queues the answer to a request. If the request has completed already, or the connection has
     /// ended, the answer is dropped.
     ///
-    /// An answer counts with its bytes. See [`most_unused`](crate::mux::most_unused) for the
-    /// memory that it keeps besides.
+    /// An answer counts with its bytes. `SharedBudget::most_unused` says how much memory it may
+    /// keep besides.
     ///
     /// # Errors
     /// The request is refused as [`Refusal::AnswerTooLarge`], and the answer is dropped.

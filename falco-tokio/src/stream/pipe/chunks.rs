@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
-use falco_core::mux::most_unused;
+use falco_core::mux::SharedBudget;
 
 use super::PIECE;
 
@@ -18,7 +18,7 @@ pub(super) const JOINED: usize = 16 << 10;
 pub(crate) fn without_unused(bytes: Bytes) -> Bytes {
     match bytes.try_into_mut() {
         Ok(mut bytes) => {
-            if bytes.try_reclaim(most_unused(bytes.len()).saturating_add(1)) {
+            if bytes.try_reclaim(SharedBudget::most_unused(bytes.len()).saturating_add(1)) {
                 Bytes::copy_from_slice(&bytes)
             } else {
                 bytes.freeze()
