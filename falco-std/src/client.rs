@@ -1,6 +1,6 @@
 //! The client. It has one connection at a time, which its callers share. `builder` has its
-//! settings, `connector` and `dial` make connections, `connection` submits requests to one, and
-//! `reader` reads it.
+//! settings, `connector` and `dial` make connections, `connection` submits requests to one,
+//! `reader` reads it, and `turn` decides which thread does.
 
 mod address;
 mod builder;
@@ -14,6 +14,7 @@ mod outcome;
 mod reader;
 mod state;
 mod stats;
+mod turn;
 
 use core::fmt;
 use core::time::Duration;

@@ -97,6 +97,8 @@ pub(crate) struct Locked<T> {
     /// Incremented by [`Shared::notify`] and by progress of a write, so that a thread can check,
     /// before it waits, that nothing has changed since it looked.
     changes: u64,
+    /// How many threads are in [`Shared::wait`]. Waking nobody would also take a system call.
+    waiting: usize,
 }
 
 impl<T> Locked<T> {
@@ -178,6 +180,7 @@ impl<T: Output> Shared<T> {
                 state,
                 writing: false,
                 changes: 0,
+                waiting: 0,
             }),
             changed: Condvar::new(),
             clock,
@@ -221,23 +224,33 @@ impl<T: Output> Shared<T> {
 
     /// Wakes the threads in [`wait`](Self::wait).
     pub(crate) fn notify(&self) {
-        self.lock().changes += 1;
-        self.changed.notify_all();
+        self.note_change(&mut self.lock());
+    }
+
+    /// As [`notify`](Self::notify).
+    fn note_change(&self, locked: &mut Locked<T>) {
+        locked.changes += 1;
+        if locked.waiting > 0 {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits for a change or for progress of a write, for `limit` at most.
     pub(crate) fn wait<'l>(
         &self,
-        locked: MutexGuard<'l, Locked<T>>,
+        mut locked: MutexGuard<'l, Locked<T>>,
         limit: Option<Duration>,
     ) -> MutexGuard<'l, Locked<T>> {
-        match limit {
+        locked.waiting += 1;
+        let mut locked = match limit {
             Some(limit) => {
                 let waited = self.changed.wait_timeout(locked, limit);
                 waited.unwrap_or_else(PoisonError::into_inner).0
             }
             None => self.changed.wait(locked).unwrap_or_else(PoisonError::into_inner),
-        }
+        };
+        locked.waiting -= 1;
+        locked
     }
 
     /// Flushes all output. If the stream splits, this takes about [`BRIEF`] at most: if the peer
@@ -347,8 +360,7 @@ impl<T: Output> Shared<T> {
             }
             let mut locked = self.lock();
             if core::mem::take(&mut progress) {
-                locked.changes += 1;
-                self.changed.notify_all();
+                self.note_change(&mut locked);
             }
             if brief && records == 0 {
                 return Done::Left;
@@ -362,10 +374,9 @@ impl<T: Output> Shared<T> {
             } else if sealed == 0 {
                 locked.writing = false;
                 // The connection may read again now.
-                locked.changes += 1;
+                self.note_change(&mut locked);
                 let how = locked.state.drained(now);
                 drop(locked);
-                self.changed.notify_all();
                 writer.free_buffer(KEPT);
                 return Done::Drained(how);
             } else {

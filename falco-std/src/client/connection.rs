@@ -1,5 +1,5 @@
 //! A connection of a client: how a request is submitted and how its caller waits. If the connection
-//! has a reading thread (see `reader`), callers share it. Otherwise they use it one after another.
+//! has a thread that reads (see `turn`), callers share it. Otherwise they use it one after another.
 
 use core::time::Duration;
 use std::net::Shutdown;
@@ -15,6 +15,7 @@ use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply};
 use super::reader::Reader;
 use super::state::{Slot, State};
+use super::turn::Turn;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Line;
@@ -28,19 +29,19 @@ const READER_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared<State>>,
-    /// The reader, if no thread runs it.
+    /// The reader, if the connection has no thread.
     reader: Option<Exclusive>,
 }
 
 impl Connection {
-    /// Completes the handshake over a connected stream. If a reader is returned, the caller has to
+    /// Completes the handshake over a connected stream. If a turn is returned, the caller has to
     /// run it on a thread.
     pub(super) fn open(
         stream: BoxedStream,
         key: Arc<ClientKeys>,
         settings: &Settings,
         (entropy, clock): (&Entropy, Clock),
-    ) -> Result<(Self, Option<Reader>), Error> {
+    ) -> Result<(Self, Option<Turn>), Error> {
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
         // If nothing comes that no caller waits for, one request is in flight at a time, and a
         // thread that reads has no use.
@@ -56,7 +57,7 @@ impl Connection {
         let result = reader.shake_hands();
         result.map_err(|ended| error_of(ended, "handshake"))?;
         Ok(if splits {
-            (Self { shared, reader: None }, Some(reader))
+            (Self { shared, reader: None }, Some(Turn::new(reader)))
         } else {
             let reader = Some(Exclusive::new(reader));
             (Self { shared, reader }, None)
@@ -86,13 +87,18 @@ impl Connection {
         submit: impl FnOnce(&mut State, Job) -> Result<Arc<Slot>, Outcome<Reply>>,
     ) -> Outcome<Reply> {
         let Some(exclusive) = &self.reader else {
-            let submitted = submit(&mut self.lock_current(limit).state, job);
-            let slot = match submitted {
+            let mut locked = self.lock_current(limit);
+            let slot = match submit(&mut locked.state, job) {
                 Ok(slot) => slot,
                 Err(outcome) => return outcome,
             };
+            let turn = Turn::take(&self.shared, &mut locked.state);
+            drop(locked);
             self.shared.flush();
-            let end = slot.wait(limit);
+            let end = match turn {
+                Some(turn) => turn.read_until(&slot, limit),
+                None => slot.wait(limit),
+            };
             return self.outcome(end, &slot, limit);
         };
         let mut guard = match exclusive.acquire(limit) {
@@ -148,12 +154,19 @@ impl Connection {
     }
 
     /// Locks the state of a shared connection once it is up to date. If nothing has arrived for a
-    /// while, the connection may have ended without its reader having noticed, for example while
-    /// the process was stopped. In that case this waits until the reader has read what is readable.
+    /// while, the connection may have ended without a thread having noticed, because none reads or
+    /// the process was stopped. In that case this reads what is readable, or waits until the thread
+    /// that reads has done so.
     pub(super) fn lock_current(&self, limit: Option<Limit>) -> MutexGuard<'_, Locked<State>> {
         let mut locked = self.shared.lock();
         let start = Instant::now();
         while locked.state.is_open() && locked.state.is_quiet(self.shared.now()) && self.shared.is_readable() {
+            if let Some(turn) = Turn::take(&self.shared, &mut locked.state) {
+                drop(locked);
+                turn.catch_up();
+                locked = self.shared.lock();
+                continue;
+            }
             let left = READER_WAIT.saturating_sub(start.elapsed());
             let left = limit.map_or(left, |limit| left.min(limit.left()));
             if left.is_zero() {
@@ -177,8 +190,11 @@ impl Connection {
     /// ends.
     pub(super) fn retire(&self) {
         let now = self.shared.now();
-        self.shared.lock().state.mux.close(now, CloseReason::Done);
-        // If no thread reads, the caller that uses the connection writes what is left, and ends the
+        let mut locked = self.shared.lock();
+        locked.state.mux.close(now, CloseReason::Done);
+        locked.state.turns.call_thread();
+        drop(locked);
+        // If there is no thread, the caller that uses the connection writes what is left, and ends the
         // stream when its request has completed.
         if self.reader.is_none() {
             self.shared.flush();
@@ -200,7 +216,10 @@ impl Connection {
     }
 
     fn close_shared(&self) {
-        self.shared.lock().state.mux.close_when_begun(CloseReason::Done);
+        let mut locked = self.shared.lock();
+        locked.state.mux.close_when_begun(CloseReason::Done);
+        locked.state.turns.call_thread();
+        drop(locked);
         self.shared.flush();
         let mut locked = self.shared.lock();
         while !locked.state.ended {
@@ -222,6 +241,7 @@ impl Connection {
     /// split ends when it is dropped.
     pub(super) fn abandon(&self) {
         self.shared.shutdown(Shutdown::Both);
+        self.shared.lock().state.turns.call_thread();
     }
 }
 

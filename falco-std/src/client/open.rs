@@ -58,11 +58,13 @@ impl Connection {
             return Outcome::Failed(unsupported());
         }
         let chunk = first.to_vec();
-        let added = self.lock_current(limit).state.open(chunk, &self.shared, counters);
-        let (slot, pipe) = match added {
+        let mut locked = self.lock_current(limit);
+        let (slot, pipe) = match locked.state.open(chunk, &self.shared, counters) {
             Ok(added) => added,
             Err(outcome) => return outcome,
         };
+        locked.state.turns.call_thread();
+        drop(locked);
         self.shared.flush();
         let mut end = slot.wait(limit);
         if end.is_none() {

@@ -1,15 +1,13 @@
 //! The reader of a client's connection. It reads, completes requests and pings, and applies the
-//! deadlines. If the stream splits and the connection is on the noise wire, the reader has a thread
-//! of its own. Otherwise the callers run it in turn, each until its request has completed.
+//! deadlines. The callers run it in turn, each until its request has completed. If the stream
+//! splits and the connection is on the noise wire, a thread of its own also runs it, see `turn`.
 
-use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 use std::io;
-use std::panic::catch_unwind;
 use std::sync::{Arc, MutexGuard};
 use std::time;
 
-use falco_core::{CloseReason, Instant, wipe_stack};
+use falco_core::{CloseReason, ConnectionError, Instant, wipe_stack};
 
 use super::limit::Limit;
 use super::outcome::{Ended, Outcome, Reply};
@@ -35,6 +33,16 @@ impl Reader {
         Self { shared, line, alone }
     }
 
+    /// The reader of a connection that other threads use as well.
+    pub(super) const fn with_others(shared: Arc<Shared<State>>, line: Line<BoxedStream>) -> Self {
+        let alone = false;
+        Self { shared, line, alone }
+    }
+
+    pub(super) fn into_line(self) -> (Arc<Shared<State>>, Line<BoxedStream>) {
+        (self.shared, self.line)
+    }
+
     pub(super) fn shake_hands(&mut self) -> Result<(), Ended> {
         let until = self.shared.lock().state.mux.poll_timeout();
         self.flush(until)?;
@@ -48,27 +56,34 @@ impl Reader {
             self.fill(total, None)?;
         }
         self.line.set_authenticated();
+        self.alone = !self.shared.splits();
         Ok(())
     }
 
-    /// Reads until the connection has ended. Runs on a thread of its own.
-    pub(super) fn run(mut self) {
-        self.alone = false;
-        // A stream of the user may panic. Its callers still need an error.
-        let ended = catch_unwind(AssertUnwindSafe(|| self.read_to_end()));
-        let ended = ended.unwrap_or_else(|_| Err(io::Error::other("the stream panicked")));
-        self.finish(&ended);
-        self.shared.end_stream(&mut self.line);
-        self.shared.notify();
+    /// Reads until no caller waits for what it may read.
+    pub(super) fn read_for_callers(&mut self) -> Result<(), Ended> {
+        let locked = self.shared.lock();
+        if locked.state.ended {
+            return Err(Ok(ConnectionError::Closed));
+        }
+        let (mut called, requests) = (locked.state.needs_reader(), locked.state.requests());
+        drop(locked);
+        loop {
+            let total = self.advance(None)?;
+            let locked = self.shared.lock();
+            called |= locked.state.requests() != requests;
+            if called && !locked.state.needs_reader() {
+                return Ok(());
+            }
+            drop(locked);
+            self.fill(total, None)?;
+        }
     }
 
-    fn read_to_end(&mut self) -> Ended {
-        loop {
-            let step = self.advance(None).and_then(|total| self.fill(total, None));
-            if let Err(ended) = step {
-                return ended;
-            }
-        }
+    /// Ends the stream of a connection that has ended.
+    pub(super) fn end(mut self) {
+        self.shared.end_stream(&mut self.line);
+        self.shared.notify();
     }
 
     /// Reads until the request of `slot` has completed, for `limit` at most.

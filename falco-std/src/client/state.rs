@@ -4,7 +4,7 @@
 mod open;
 
 use std::net::Shutdown;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, Unfinished};
@@ -13,14 +13,22 @@ use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError,
 use self::open::{Waiter, arrive};
 use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
+use super::turn::Turns;
 use crate::error::{Error, copy};
 use crate::shared::{Output, seal_into};
 
 /// Where a caller waits for the outcome of its request or ping.
 pub(super) struct Slot {
     ticket: u64,
-    end: Mutex<Option<Outcome<Reply>>>,
+    end: Mutex<End>,
     ended: Condvar,
+}
+
+#[derive(Default)]
+struct End {
+    outcome: Option<Outcome<Reply>>,
+    /// The caller waits. Otherwise it reads, and looks itself.
+    waits: bool,
 }
 
 impl Slot {
@@ -28,30 +36,37 @@ impl Slot {
         self.ticket
     }
 
-    pub(super) fn end(&self, end: Outcome<Reply>) {
-        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
-        self.ended.notify_one();
+    pub(super) fn end(&self, outcome: Outcome<Reply>) {
+        let mut end = self.lock();
+        end.outcome = Some(outcome);
+        if end.waits {
+            self.ended.notify_one();
+        }
     }
 
     /// How the request has completed, if it has.
     pub(super) fn take(&self) -> Option<Outcome<Reply>> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().outcome.take()
     }
 
     /// How the request has completed, or `None` if it has not within `limit`.
     pub(super) fn wait(&self, limit: Option<Limit>) -> Option<Outcome<Reply>> {
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = self.lock();
+        end.waits = true;
         let mut end = match limit {
             Some(limit) => {
-                let waited = self.ended.wait_timeout_while(end, limit.left(), |end| end.is_none());
+                let waited = (self.ended).wait_timeout_while(end, limit.left(), |end| end.outcome.is_none());
                 waited.unwrap_or_else(PoisonError::into_inner).0
             }
-            None => self
-                .ended
-                .wait_while(end, |end| end.is_none())
+            None => (self.ended)
+                .wait_while(end, |end| end.outcome.is_none())
                 .unwrap_or_else(PoisonError::into_inner),
         };
-        end.take()
+        end.outcome.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,6 +84,10 @@ pub(super) struct State {
     pub(super) mux: Mux,
     window_kib: u16,
     tickets: u64,
+    /// Pings that have not completed.
+    pings: usize,
+    /// Who reads, if several threads may.
+    pub(super) turns: Turns,
     /// The connection has ended, and all requests and pings have completed.
     pub(super) ended: bool,
     /// When the connection stopped accepting requests, and the reason if it has ended.
@@ -93,6 +112,8 @@ impl State {
             mux: ClientMux::new(machine, settings),
             window_kib: settings.window_kib(),
             tickets: 0,
+            pings: 0,
+            turns: Turns::default(),
             ended: false,
             lost: None,
             last_input: Instant::ZERO,
@@ -117,6 +138,16 @@ impl State {
 
     pub(super) fn is_open(&self) -> bool {
         !self.ended && !self.write_failed && self.mux.is_open()
+    }
+
+    /// How many requests and pings there have been.
+    pub(super) const fn requests(&self) -> u64 {
+        self.tickets
+    }
+
+    /// Whether the connection must be read until something has changed.
+    pub(super) fn needs_reader(&self) -> bool {
+        !self.is_open() || self.mux.outstanding() > 0 || self.pings > 0
     }
 
     /// Notes that bytes have arrived. `more` returns whether something more is readable.
@@ -165,7 +196,10 @@ impl State {
         let mut ping = Call::new(slot.ticket, (), Arc::clone(&slot));
         ping.attempts = job.attempts;
         match self.mux.ping(ping) {
-            Ok(()) => Ok(slot),
+            Ok(()) => {
+                self.pings += 1;
+                Ok(slot)
+            }
             Err(_) => Err(Outcome::Retry(job)),
         }
     }
@@ -175,6 +209,7 @@ impl State {
     pub(super) fn cancel(&mut self, slot: &Slot) -> (Fate, Option<Job>) {
         let mut pings = self.mux.take_pings(|own| own.ticket == slot.ticket);
         if let Some(ping) = pings.pop() {
+            self.pings -= 1;
             return (Fate::NotProcessed, Some(job_of_ping(&ping)));
         }
         self.end_writing(false);
@@ -217,6 +252,7 @@ impl State {
             }
             ClientStep::Pong { consumed, waiters } => {
                 for slot in waiters {
+                    self.pings -= 1;
                     slot.end(Outcome::Done(Reply::Pong));
                 }
                 Progress::Consumed(consumed)
@@ -353,6 +389,7 @@ impl Output for State {
             return None;
         }
         for slot in self.mux.flushed() {
+            self.pings -= 1;
             slot.end(Outcome::Done(Reply::Unanswered));
         }
         // The reader ends the stream.
