@@ -194,8 +194,8 @@ impl Connection {
         locked.state.mux.close(now, CloseReason::Done);
         locked.state.turns.call_thread();
         drop(locked);
-        // If there is no thread, the caller that uses the connection writes what is left, and ends the
-        // stream when its request has completed.
+        // If there is no thread, the caller that uses the connection writes what is left, and ends
+        // the stream when its request has completed.
         if self.reader.is_none() {
             self.shared.flush();
         }
