@@ -92,7 +92,7 @@ impl Life {
             (true, Some(since)) => {
                 self.paused = MaybeInstant::NONE;
                 self.pause_left = self.pause_left.saturating_sub(self.latest.span_since(since));
-                self.deadline = (deadline.before(self.pause_left)).into();
+                self.deadline = deadline.before(self.pause_left).into();
             }
             (false, Some(_)) | (true, None) => {}
         }
@@ -121,7 +121,7 @@ impl Life {
         self.pause_left = self.lifetime;
         self.grace = GracePeriod::UNUSED;
         // Reading is still paused, so a new pause starts.
-        if !self.paused.is_none() {
+        if self.paused.is_some() {
             self.paused = self.latest.into();
             self.deadline = (self.latest + self.lifetime + self.pause_left).into();
         }
@@ -132,7 +132,7 @@ impl Life {
     /// reads. This restarts the idle timeout.
     #[cfg(feature = "noise")]
     pub(crate) fn note_taken(&mut self) {
-        if self.established && !self.deadline.is_none() {
+        if self.established && self.deadline.is_some() {
             self.restart();
         }
     }
@@ -154,7 +154,7 @@ impl Life {
     #[cfg(feature = "noise")]
     #[inline]
     pub(crate) const fn is_paused(&self) -> bool {
-        !self.paused.is_none()
+        self.paused.is_some()
     }
 
     /// The latest time that a caller passed.

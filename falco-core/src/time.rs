@@ -80,6 +80,11 @@ impl MaybeInstant {
     pub(crate) const fn is_none(self) -> bool {
         self.0.0 == u64::MAX
     }
+
+    #[inline]
+    pub(crate) const fn is_some(self) -> bool {
+        !self.is_none()
+    }
 }
 
 impl From<Instant> for MaybeInstant {

@@ -28,7 +28,7 @@ const LENGTH: usize = 8;
 /// Bytes that sealing adds to a body: nonce and tag.
 pub(super) const SEALING: usize = NONCE_LENGTH + TAG_LENGTH;
 
-/// The least length of a sealed text, which is that of an empty body: [`SEALING`] as a `u64`.
+/// The least length of a sealed text, which is that of an empty body: [`SEALING`].
 const LEAST: u32 = 28;
 const _: () = assert!(SEALING == 28);
 

@@ -38,7 +38,7 @@ pub(super) struct Link<A> {
     pub(super) their_max_record: u16,
     our_max_record: u16,
     /// Bytes of frames that are decrypted and checked, and whose events are not returned yet. They
-    /// are in the unread bytes after `head`, and a tag follows them.
+    /// are in the unread bytes, behind the length field while it is there, and a tag follows them.
     pub(super) opened: u16,
     /// Whether the length field is still in front of these frames: the first frame is not consumed.
     at_head: bool,

@@ -234,7 +234,7 @@ impl<T: RequestTable> Requests<T> {
             }
             slot.touched = millis(now);
         }
-        if !self.stale.is_none() {
+        if self.stale.is_some() {
             self.set_stale(now + self.lifetime);
         }
     }
