@@ -373,6 +373,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             self.answers = SendQueue::new();
         }
         self.held.shrink();
+        self.refusals.shrink();
         #[cfg(feature = "streams")]
         self.streams.take_if(|streams| streams.is_empty());
     }

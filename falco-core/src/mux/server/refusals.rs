@@ -5,7 +5,7 @@ use alloc::collections::VecDeque;
 
 use crate::message::{Refusal, RequestId};
 
-/// Most connections never have one, so the queue takes only a pointer while it is empty.
+/// Most connections never have one, so the queue takes only a pointer until it has had one.
 #[derive(Default)]
 pub(super) struct Refusals(
     #[allow(clippy::box_collection, reason = "an idle connection is smaller")]
@@ -13,8 +13,8 @@ pub(super) struct Refusals(
 );
 
 impl Refusals {
-    pub(super) const fn is_empty(&self) -> bool {
-        self.0.is_none()
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     pub(super) fn len(&self) -> usize {
@@ -33,6 +33,10 @@ impl Refusals {
         if let Some(queue) = &mut self.0 {
             queue.pop_front();
         }
+    }
+
+    /// Releases the memory of a queue that is empty.
+    pub(super) fn shrink(&mut self) {
         self.0.take_if(|queue| queue.is_empty());
     }
 }
