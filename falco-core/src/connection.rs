@@ -22,13 +22,6 @@ impl BufferSizes {
     /// An output size, in bytes, that is always enough for [`Connection::poll_transmit`]: the size
     /// of a classic hello, which is the largest pending output of either wire.
     pub const TRANSMIT: usize = crate::classic::HELLO_LENGTH;
-
-    /// Bytes of a classic request with a body of `body` bytes, which is 37 more, or `usize::MAX` if
-    /// that overflows.
-    #[must_use]
-    pub const fn classic_request(body: usize) -> usize {
-        crate::classic::request_size(body)
-    }
 }
 
 /// The client side of a connection. `H` is a reference to its key, such as `&NoiseClient<..>` or

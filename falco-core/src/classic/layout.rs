@@ -38,7 +38,7 @@ pub(crate) const HELLO_LENGTH: usize = TYPE + SEALING + HELLO_RANDOM;
 /// Bytes of a request with a body of `body` bytes, which is 37 more, or `usize::MAX` if that
 /// overflows.
 #[must_use]
-pub(crate) const fn request_size(body: usize) -> usize {
+pub const fn request_size(body: usize) -> usize {
     body.saturating_add(TYPE + LENGTH + SEALING)
 }
 
