@@ -4,7 +4,6 @@ mod exchange;
 mod handlers;
 mod streams;
 
-use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -15,7 +14,7 @@ use bytes::Bytes;
 use falco_core::keys::ServerKeys;
 use falco_core::mux::{Ending, LastStep, ServerMux, SharedBudget};
 use falco_core::{CloseReason, ConnectionError, Instant, ServerConnection, wipe_stack};
-use tracing::{Span, debug, warn};
+use tracing::{Span, Value, debug, warn};
 
 use self::exchange::Pause;
 use super::Service;
@@ -115,9 +114,9 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Records a field of the span.
-    fn record(&self, field: &str, value: impl fmt::Display) {
+    fn record(&self, field: &str, value: impl Value) {
         if let Some(span) = &self.span {
-            span.record(field, tracing::field::display(value));
+            span.record(field, value);
         }
     }
 
@@ -166,7 +165,7 @@ impl<H: Handler> Connection<H> {
             // Set before the check below, because `Handle::retire_key` finds the connections of a
             // key by this.
             let _ = self.control.key.set(key);
-            self.record("key", key);
+            self.record("key", tracing::field::display(key));
         }
         let holder = self
             .handlers
@@ -174,7 +173,7 @@ impl<H: Handler> Connection<H> {
             .holders
             .find(key, self.handlers.service.keys.label(key));
         if let Some(label) = &holder.label {
-            self.record("label", label);
+            self.record("label", &**label);
         }
         holder.connections.up();
         self.handlers.service.counters.metrics.half_open.down();
