@@ -2,6 +2,7 @@
 //! and what their callers wait for. No I/O.
 
 mod open;
+mod turns;
 
 use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,9 +12,9 @@ use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, Unfinished};
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use self::open::{Waiter, arrive};
+use self::turns::Turns;
 use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
-use super::turn::Turns;
 use crate::error::{Error, copy};
 use crate::shared::{Output, seal_into};
 

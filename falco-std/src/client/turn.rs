@@ -7,48 +7,17 @@ use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 use std::io;
 use std::panic::catch_unwind;
-use std::sync::{Arc, Condvar, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::limit::Limit;
 use super::outcome::{Ended, Outcome, Reply};
 use super::reader::Reader;
 use super::state::{Slot, State};
-use crate::line::Line;
 use crate::shared::Shared;
-use crate::stream::BoxedStream;
 
-/// After this long without a request, the thread reads. It looks twice in that time while requests
-/// come.
+/// How often the thread looks, while callers read, whether there was a new request. If there was
+/// none, it reads.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// Part of the state of a connection.
-#[derive(Default)]
-pub(super) struct Turns {
-    /// The input side, while nobody reads.
-    line: Option<Line<BoxedStream>>,
-    /// The thread is to read as soon as nobody does.
-    called: bool,
-    /// The thread waits until it is called. Otherwise it also looks after [`PAUSE`].
-    asleep: bool,
-    /// Wakes the thread.
-    call: Arc<Condvar>,
-}
-
-impl Turns {
-    /// Has the thread read as soon as nobody does.
-    pub(super) fn call_thread(&mut self) {
-        self.called = true;
-        self.asleep = false;
-        self.call.notify_one();
-    }
-
-    fn take(&mut self) -> Option<Line<BoxedStream>> {
-        let line = self.line.take()?;
-        // Whoever gives it back calls the thread, if it is needed.
-        self.called = false;
-        Some(line)
-    }
-}
 
 /// The turn of a caller, or of the thread. It ends when this is dropped.
 pub(super) struct Turn(Option<Reader>);
