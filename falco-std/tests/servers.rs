@@ -159,9 +159,9 @@ fn beside_a_server_that_hangs_the_next_one_is_tried_after_a_moment() {
             attempts.push(tried);
         }
         attempts.sort_unstable();
-        // One more if the last one takes long on a busy machine.
+        // One more if the last one takes long on a busy machine, and one for each server at most.
         let mut tried = attempts.iter().zip([1, 2, 3]);
-        assert!(tried.all(|(made, least)| *made >= least), "{attempts:?}");
+        assert!(tried.all(|(made, least)| (least..=3).contains(made)), "{attempts:?}");
         good.stop();
     });
 }

@@ -153,8 +153,8 @@ async fn beside_a_server_that_hangs_the_next_one_is_tried_after_a_moment() {
         let took = begun.elapsed();
         let least = Duration::from_millis(250) * (tried - 1);
         assert!((least..Duration::from_secs(4)).contains(&took), "{tried}: {took:?}");
-        // One more if the last one takes long on a busy machine.
-        assert!(client.stats().attempts >= tried.into(), "{tried}");
+        // One more if the last one takes long on a busy machine, and one for each server at most.
+        assert!((tried.into()..=3).contains(&client.stats().attempts), "{tried}");
         assert_eq!(client.request("who are you").await.unwrap(), "good");
         servers.rotate_left(1);
     }
