@@ -23,13 +23,18 @@ fn serve(on: &Runtime, address: SocketAddr) -> (SocketAddr, Handle, JoinHandle<(
     (address, handle, serving)
 }
 
-fn comes_back(ends: impl Fn(&Runtime, &Handle, JoinHandle<()>)) {
+/// One for servers, which runs all the time, and one for clients.
+fn runtimes() -> (Runtime, Runtime) {
     let servers = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
-    let own = Builder::new_current_thread().enable_all().build().unwrap();
+    (servers, Builder::new_current_thread().enable_all().build().unwrap())
+}
+
+fn comes_back(ends: impl Fn(&Runtime, &Handle, JoinHandle<()>)) {
+    let (servers, own) = runtimes();
     let (address, mut handle, mut serving) = serve(&servers, "127.0.0.1:0".parse().unwrap());
     let client = own.block_on(Client::builder(key(1)).connect(address)).unwrap();
     for round in 0..20 {
@@ -68,12 +73,7 @@ fn a_server_that_went_away_without_a_word() {
 /// together.
 #[test]
 fn a_server_that_went_away_right_after_its_handshake() {
-    let servers = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let own = Builder::new_current_thread().enable_all().build().unwrap();
+    let (servers, own) = runtimes();
     let (mut address, _, mut serving) = serve(&servers, "127.0.0.1:0".parse().unwrap());
     for round in 0..20 {
         let client = own.block_on(Client::builder(key(1)).connect(address)).unwrap();
