@@ -99,11 +99,17 @@ impl Line<Socket> {
     /// Reads the socket itself, which may have bytes that the runtime was not notified of. If this
     /// returns `Pending`, no task is woken later.
     pub(crate) fn read_now(&mut self, total: usize) -> Poll<io::Result<usize>> {
-        self.read_with(total, |socket, space| match socket.read_now(space) {
+        let (socket, space) = self.space(total)?;
+        match socket.read_now(space) {
+            Ok(count) => {
+                self.inbox.filled(count);
+                Poll::Ready(Ok(count))
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            read => Poll::Ready(read),
-        })
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
+
     /// Ends the stream step by step, as `ending` requires. `seal` writes the last bytes, and `eof`
     /// is whether the end of the stream was read.
     pub(crate) fn poll_end(
@@ -186,26 +192,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// Reads from the stream. `total` is how many unread bytes are needed in all. 0 means the end
     /// of the stream.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
-        self.read_with(total, |stream, space| {
-            let mut buffer = ReadBuf::new(space);
-            ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-            Poll::Ready(Ok(buffer.filled().len()))
-        })
+        let (stream, space) = self.space(total)?;
+        let mut buffer = ReadBuf::new(space);
+        ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+        let count = buffer.filled().len();
+        self.inbox.filled(count);
+        Poll::Ready(Ok(count))
     }
 
-    fn read_with(
-        &mut self,
-        total: usize,
-        read: impl FnOnce(&mut S, &mut [u8]) -> Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+    /// The stream, and space for what it has. `total` is how many unread bytes are needed in all.
+    fn space(&mut self, total: usize) -> io::Result<(&mut S, &mut [u8])> {
         if self.inbox.is_empty() && !self.pooled {
             self.inbox = RecvBuf::new(pool::take());
             self.pooled = true;
         }
         let space = self.inbox.space(total).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let count = ready!(read(&mut self.stream, space))?;
-        self.inbox.filled(count);
-        Poll::Ready(Ok(count))
+        Ok((&mut self.stream, space))
     }
 
     /// Writes pending output, then what `seal` puts into the buffer, until there is nothing more,

@@ -1,5 +1,5 @@
-//! The files of a crate import each other in one direction, as CONTRIBUTING.md says: no file imports
-//! one that leads back to it by imports. A module and those inside it may know each other.
+//! The files of a crate import each other in one direction, as CONTRIBUTING.md says: no chain of
+//! imports leads back to the file where it began. A module and those inside it may know each other.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};

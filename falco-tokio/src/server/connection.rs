@@ -129,7 +129,8 @@ impl<H: Handler> Connection<H> {
         for (id, outcome, held) in signals.finished {
             drop(held);
             if self.running.remove(id) {
-                self.finish(id, outcome);
+                let cancelled = self.control.take_cancelled(id);
+                self.finish(id, outcome, cancelled);
             }
         }
         if signals.cut == Some(Cut::Revoked) {

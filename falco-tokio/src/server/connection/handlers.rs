@@ -33,7 +33,7 @@ impl<H: Handler> Connection<H> {
             (_, Poll::Ready(outcome)) => {
                 self.handlers.service.counters.metrics.handler_time.time(since);
                 // No CANCEL was read since.
-                self.complete(id, outcome, false);
+                self.finish(id, outcome, false);
             }
             (handler, Poll::Pending) => {
                 let kept = Kept {
@@ -47,15 +47,11 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// A handler has ended: completes its request, counts and logs how. A client may cause any
-    /// number of these logs, so only some are warnings.
-    pub(super) fn finish(&mut self, id: RequestId, outcome: Outcome) {
-        let cancelled = self.control.take_cancelled(id);
+    /// A handler has ended: completes its request, counts and logs how. `cancelled` says whether
+    /// the client has cancelled the request. A client may cause any number of these logs, so the
+    /// rate of warnings is limited.
+    pub(super) fn finish(&mut self, id: RequestId, outcome: Outcome, cancelled: bool) {
         self.settled = 0;
-        self.complete(id, outcome, cancelled);
-    }
-
-    fn complete(&mut self, id: RequestId, outcome: Outcome, cancelled: bool) {
         let open = self.running.remove_open(id);
         let error;
         let (number, warnings) = (id.number(), &self.handlers.service.warnings);

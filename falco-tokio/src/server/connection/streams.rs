@@ -37,7 +37,8 @@ impl<H: Handler> Connection<H> {
         let request = Request::received(Bytes::new(), id, self.labeled(), Arc::clone(&self.control));
         let request = StreamRequest::new(pipe, request);
         match running::begin(|| self.handlers.open(request), false, cx) {
-            (_, Poll::Ready(outcome)) => self.finish(id, outcome),
+            // No CANCEL was read since.
+            (_, Poll::Ready(outcome)) => self.finish(id, outcome, false),
             (handler, Poll::Pending) => {
                 let kept = Kept {
                     held: Some(self.mux.take_held(id)),
