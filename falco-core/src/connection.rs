@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use rand_core::TryCryptoRng;
 
+use crate::ending::Ending;
 use crate::error::{ConnectionError, EntropyError, Error, LINGER, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
@@ -191,6 +192,19 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     #[must_use]
     pub fn end(&self) -> Option<ConnectionError> {
         self.session.end()
+    }
+
+    /// How to end the stream of a connection that has ended at `since`. `with_answer` says whether
+    /// bytes that the stream has not accepted may contain a server's answer, as for
+    /// [`write_deadline`](Self::write_deadline). `None` while the connection has not ended.
+    #[must_use]
+    pub fn ending(&self, since: Instant, with_answer: bool) -> Option<Ending> {
+        self.end().map(|end| Ending::of(self, end, since, with_answer))
+    }
+
+    /// Whether the handshake has completed. This stays so after the end.
+    pub(crate) fn was_established(&self) -> bool {
+        self.session.was_established()
     }
 
     /// How many requests are in flight: begun and not completed.

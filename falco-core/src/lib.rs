@@ -183,6 +183,8 @@ extern crate std;
 pub mod classic;
 mod connection;
 pub mod crypto;
+mod deadlines;
+mod ending;
 mod error;
 mod event;
 mod key;
@@ -215,6 +217,8 @@ pub use connection::{ClientConnection, Connection, ServerConnection};
 #[cfg(feature = "aws-lc-rs")]
 pub use crypto::provider::AwsLc;
 pub use crypto::provider::RustCrypto;
+pub use deadlines::Deadlines;
+pub use ending::{Ending, LastStep};
 pub use error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, ReplyError, RequestError, SealError};
 pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
 pub use key::{Key, KeyError};

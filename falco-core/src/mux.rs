@@ -65,8 +65,6 @@ mod budget;
 mod call;
 mod client;
 mod connect_attempts;
-mod deadline;
-mod ending;
 #[cfg(feature = "streams")]
 mod halves;
 mod held;
@@ -86,6 +84,7 @@ mod table;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use crate::ending::{Ending, LastStep};
 pub use admission::{Admission, AdmissionLimits, Room, Source, SourcePrefix};
 pub use budget::Budget;
 #[cfg(feature = "std")]
@@ -93,7 +92,6 @@ pub use budget::SharedBudget;
 pub use call::{Call, Unfinished};
 pub use client::ClientMux;
 pub use connect_attempts::{Admitted, AttemptEnd, ConnectAttempts, History, NextAttempt};
-pub use ending::{Ending, LastStep};
 #[cfg(feature = "streams")]
 pub use halves::Halves;
 pub use held::HeldBytes;

@@ -78,6 +78,8 @@ pub trait Session: Debug {
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError>;
     fn status(&self) -> Status;
     fn end(&self) -> Option<ConnectionError>;
+    /// Whether the handshake has completed. This stays so after the end.
+    fn was_established(&self) -> bool;
     fn in_flight(&self) -> usize;
     fn lifetime_millis(&self) -> u64;
     fn channel_binding(&self) -> Option<&[u8; 32]>;

@@ -112,7 +112,6 @@ impl Span {
     /// The resolution of the clock, 1 ms.
     pub(crate) const TICK: Self = Self(1);
 
-    #[cfg(feature = "alloc")]
     pub(crate) const fn from_millis_const(millis: u32) -> Self {
         Self(millis)
     }

@@ -349,6 +349,10 @@ impl Session for ClientSession {
         }
     }
 
+    fn was_established(&self) -> bool {
+        matches!(self.phase, Phase::Established)
+    }
+
     fn end(&self) -> Option<ConnectionError> {
         self.life.end()
     }

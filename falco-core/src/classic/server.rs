@@ -343,6 +343,10 @@ impl Session for ServerSession {
         }
     }
 
+    fn was_established(&self) -> bool {
+        !matches!(self.phase, Phase::Hello)
+    }
+
     fn end(&self) -> Option<ConnectionError> {
         self.life.end()
     }

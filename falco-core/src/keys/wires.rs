@@ -222,6 +222,10 @@ impl<N: Session, K: Session> Session for WireSession<N, K> {
         with_session!(self, session => session.end())
     }
 
+    fn was_established(&self) -> bool {
+        with_session!(self, session => session.was_established())
+    }
+
     fn in_flight(&self) -> usize {
         with_session!(self, session => session.in_flight())
     }

@@ -429,6 +429,10 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
         self.base.status(self.is_established())
     }
 
+    fn was_established(&self) -> bool {
+        self.is_established()
+    }
+
     fn end(&self) -> Option<ConnectionError> {
         self.base.life.end()
     }

@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use super::super::call::Call;
-use super::super::ending::Ending;
 use super::ClientMux;
+use crate::ending::Ending;
 use crate::error::{ConnectionError, LINGER};
 use crate::message::{CloseReason, Status};
 use crate::time::Instant;
@@ -118,9 +118,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         match (self.closing.end, self.closing.idle) {
-            (None, _) => Ending::new(end, self.established, now + LINGER),
+            (None, _) => Ending::of(&self.machine, end, now, false),
             // `LINGER` began when the connection became idle.
-            (Some(_), Some(since)) => Ending::new(end, self.established, since + LINGER),
+            (Some(_), Some(since)) => Ending::of(&self.machine, end, since, false),
             (Some(_), None) => Ending::at_once(now),
         }
     }

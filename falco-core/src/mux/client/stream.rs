@@ -1,7 +1,7 @@
 //! What a caller reports about the stream: its end, what it accepts, and the time.
 
-use super::super::ending::{Ending, LastStep};
 use super::ClientMux;
+use crate::ending::{Ending, LastStep};
 use crate::error::ConnectionError;
 use crate::time::{Instant, Span};
 use crate::wire::ClientKeyRef;

@@ -2,8 +2,8 @@
 //! it.
 
 use super::super::Budget;
-use super::super::ending::{Ending, LastStep};
 use super::{ServerMux, Stage};
+use crate::ending::{Ending, LastStep};
 use crate::error::ConnectionError;
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
@@ -105,7 +105,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.closed_at_once && self.is_established() {
             return Ending::soon(now);
         }
-        let until = self.machine.deadline_after(Some(end), now, self.with_answer);
-        Ending::new(end, self.is_established(), until)
+        Ending::of(&self.machine, end, now, self.with_answer)
     }
 }

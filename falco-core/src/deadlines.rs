@@ -1,5 +1,5 @@
-//! Deadlines that the mux of either side adds to those of its connection: the write deadline, and
-//! late polls.
+//! Deadlines that a driver adds to those of its connection: the write deadline, and late polls. The
+//! mux and `falco-embedded` use them.
 
 use crate::connection::Connection;
 use crate::error::ConnectionError;
@@ -11,9 +11,37 @@ use crate::wire::KeyRef;
 /// the deadline. Timers of a runtime are late by some milliseconds, on a busy machine by more.
 const LATE: Span = Span::from_millis_const(50);
 
-/// Deadlines that the mux adds to those of its connection.
+/// The deadlines of a connection with those of its writes, and the rule for late polls, for a
+/// driver of a [`Connection`]. Keep one value for each connection. While the connection has not
+/// ended, call these methods in place of those with the same name of the connection. Once it has
+/// ended, [`Ending`](crate::Ending) has the deadline.
+///
+/// A poll is late if a deadline has passed, and bytes that arrived before it may still be unread,
+/// in the driver's buffer or in the stream. They count, however late the driver reads them, within
+/// the grace period of [`Connection::handle_late_poll`].
+///
+/// ```
+/// use core::time::Duration;
+/// use falco_core::{ClassicKey, ConnectionError, FixedReplayCache, Instant, Key};
+/// use falco_core::{Deadlines, ServerConnection, Settings};
+///
+/// # let mut rng = falco_core::testing::CountingRng::new(1);
+/// let cache = FixedReplayCache::<32>::new(&mut rng)?;
+/// let key = ClassicKey::new(Key::from_bytes([7; 32])?, cache);
+/// let (settings, now) = (Settings::new().with_lifetime(Duration::from_secs(1))?, Instant::ZERO);
+/// let mut server = ServerConnection::new(&key, &settings, now, &mut rng)?;
+/// let mut deadlines = Deadlines::new();
+/// assert_eq!(deadlines.poll_timeout(&server), Some(now + settings.handshake_timeout()));
+///
+/// // The stream accepts nothing. After one lifetime the write is given up.
+/// deadlines.block(now);
+/// let due = now + settings.lifetime();
+/// assert_eq!(deadlines.poll_timeout(&server), Some(due));
+/// assert_eq!(deadlines.handle_timeout(&mut server, due), Err(ConnectionError::Stalled));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadlines {
+pub struct Deadlines {
     /// When the stream stopped accepting output.
     blocked: MaybeInstant,
     /// Whether `blocked` has moved because of a late poll. It moves only once for each blocked
@@ -28,6 +56,14 @@ pub(super) struct Deadlines {
 
 impl Default for Deadlines {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Deadlines {
+    /// For a new connection.
+    #[must_use]
+    pub const fn new() -> Self {
         Self {
             blocked: MaybeInstant::NONE,
             blocked_moved: false,
@@ -35,15 +71,14 @@ impl Default for Deadlines {
             checked: Instant::ZERO,
         }
     }
-}
 
-impl Deadlines {
-    /// Called before each call that passes the time to the connection, except `handle_timeout`.
+    /// Call it before each call that passes the time to the connection, except those of this type.
     ///
     /// If a deadline has passed, bytes that arrived before it may still be unread, in the caller's
     /// buffer or in the stream. So this moves the deadline, within the grace period. The caller
-    /// reads everything before it calls `handle_timeout`, which then applies the deadline.
-    pub(super) fn note_poll<R: Role, H: KeyRef<R>>(&mut self, machine: &mut Connection<R, H>, now: Instant) {
+    /// reads everything before it calls [`handle_timeout`](Self::handle_timeout), which then
+    /// applies the deadline.
+    pub fn note_poll<R: Role, H: KeyRef<R>>(&mut self, machine: &mut Connection<R, H>, now: Instant) {
         // Most calls follow another one within a millisecond.
         if now > self.checked {
             self.check(machine, now);
@@ -64,32 +99,29 @@ impl Deadlines {
 
     /// Reports whether the caller reads. A deadline that was paused may have passed when the pause
     /// ends, so the next call checks again.
-    pub(super) fn set_reading<R: Role, H: KeyRef<R>>(
-        &mut self,
-        machine: &mut Connection<R, H>,
-        now: Instant,
-        reading: bool,
-    ) {
+    pub fn set_reading<R: Role, H: KeyRef<R>>(&mut self, machine: &mut Connection<R, H>, now: Instant, reading: bool) {
         self.note_poll(machine, now);
         machine.set_reading(now, reading);
         self.checked = Instant::ZERO;
     }
 
-    /// The stream accepts nothing.
-    pub(super) fn block(&mut self, now: Instant) {
+    /// Reports that output is pending and the stream accepts nothing of it at `now`. Repeated calls
+    /// change nothing.
+    pub fn block(&mut self, now: Instant) {
         if self.blocked.is_none() {
             self.blocked = now.into();
         }
     }
 
-    /// The stream has accepted something, or there is nothing to write.
-    pub(super) fn progress(&mut self) {
+    /// Reports that the stream has accepted something, or that there is nothing to write.
+    pub fn progress(&mut self) {
         self.blocked = MaybeInstant::NONE;
         self.blocked_moved = false;
     }
 
     /// Since when the stream has accepted nothing: `since`, unless that was reported before.
-    pub(super) fn blocked_since(self, since: Instant) -> Instant {
+    #[cfg(feature = "alloc")]
+    pub(crate) fn blocked_since(self, since: Instant) -> Instant {
         self.blocked.get().unwrap_or(since)
     }
 
@@ -100,7 +132,7 @@ impl Deadlines {
 
     /// Whether to give up the write at `now`. If this is a late poll, nothing was written
     /// meanwhile, so the stream has its full time from now on.
-    pub(super) fn is_stalled<R: Role, H: KeyRef<R>>(&mut self, machine: &Connection<R, H>, now: Instant) -> bool {
+    pub(crate) fn is_stalled<R: Role, H: KeyRef<R>>(&mut self, machine: &Connection<R, H>, now: Instant) -> bool {
         let Some(due) = self.due(machine).filter(|due| *due <= now) else {
             return false;
         };
@@ -112,8 +144,9 @@ impl Deadlines {
         false
     }
 
-    /// The next deadline.
-    pub(super) fn poll_timeout<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
+    #[must_use]
+    pub fn poll_timeout<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
         let write = self.due(machine).filter(|_| machine.end().is_none());
         let due = machine.poll_timeout();
         // A deadline that was moved is due at once, after the caller has read what has arrived.
@@ -127,10 +160,16 @@ impl Deadlines {
         [due, write].into_iter().flatten().min()
     }
 
-    /// Does what is due at `now`. After a late poll, deadlines that have passed move, so that what
-    /// has arrived is read first. A deadline that [`note_poll`](Self::note_poll) has moved applies
-    /// now, although it may be 1 ms in the future.
-    pub(super) fn handle_timeout<R: Role, H: KeyRef<R>>(
+    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
+    /// 50 ms late, deadlines that have passed move, so that the caller can read once more first. A
+    /// deadline that [`note_poll`](Self::note_poll) has moved applies now, although it may be 1 ms
+    /// in the future.
+    ///
+    /// # Errors
+    /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for one
+    /// lifetime. The first time that this is noticed more than 50 ms late, the write has another
+    /// lifetime instead.
+    pub fn handle_timeout<R: Role, H: KeyRef<R>>(
         &mut self,
         machine: &mut Connection<R, H>,
         now: Instant,

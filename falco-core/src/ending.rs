@@ -1,10 +1,11 @@
 //! How the stream of a connection that has ended is closed: the last bytes, whether to wait for the
 //! peer, and for how long.
 
-use core::time::Duration;
-
+use crate::connection::Connection;
 use crate::error::{ConnectionError, LINGER};
+use crate::role::Role;
 use crate::time::Instant;
+use crate::wire::KeyRef;
 
 /// What to do with the stream of a connection that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +37,7 @@ pub enum LastStep {
 ///
 /// ```
 /// use core::time::Duration;
-/// use falco_core::mux::{Ending, LastStep};
-/// use falco_core::{ConnectionError, Instant};
+/// use falco_core::{ConnectionError, Ending, Instant, LastStep};
 ///
 /// let now = Instant::ZERO;
 /// let mut ending = Ending::new(ConnectionError::Closed, true, now + Duration::from_secs(60));
@@ -60,8 +60,10 @@ pub struct Ending {
     input_ended: bool,
 }
 
-/// How long the stream of a connection that is closed at once has to accept the reason.
-const SOON: Duration = Duration::from_millis(20);
+/// How many milliseconds the stream of a connection that is closed at once has to accept the
+/// reason.
+#[cfg(feature = "alloc")]
+const SOON: u64 = 20;
 
 impl Ending {
     /// For a connection that ended with `end`. The peer has until `until` to accept the last bytes:
@@ -81,8 +83,21 @@ impl Ending {
         }
     }
 
+    /// For `machine`, which ended with `end`. The peer has until the [write
+    /// deadline](Connection::write_deadline) from `since` to accept the last bytes.
+    pub(crate) fn of<R: Role, H: KeyRef<R>>(
+        machine: &Connection<R, H>,
+        end: ConnectionError,
+        since: Instant,
+        with_answer: bool,
+    ) -> Self {
+        let until = machine.deadline_after(Some(end), since, with_answer);
+        Self::new(end, machine.was_established(), until)
+    }
+
     /// For a stream that is to be closed at once, at `now`.
-    pub(super) const fn at_once(now: Instant) -> Self {
+    #[cfg(feature = "alloc")]
+    pub(crate) const fn at_once(now: Instant) -> Self {
         Self {
             step: LastStep::Close,
             until: now,
@@ -93,10 +108,11 @@ impl Ending {
 
     /// For a connection that is closed at `now` and may not stay: the reason is sent if the stream
     /// accepts it soon.
-    pub(super) fn soon(now: Instant) -> Self {
+    #[cfg(feature = "alloc")]
+    pub(crate) fn soon(now: Instant) -> Self {
         Self {
             step: LastStep::Write,
-            until: now + SOON,
+            until: now.after(SOON),
             last: LastStep::DropArrived,
             input_ended: false,
         }
