@@ -131,7 +131,7 @@ fn a_device_that_takes_nothing_still_reads_and_is_kept_alive() {
 }
 
 #[test]
-fn a_super_loop_is_told_that_the_server_takes_none() {
+fn a_super_loop_learns_that_the_server_takes_no_open_requests() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let Lines {
         world,

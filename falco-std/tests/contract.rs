@@ -69,7 +69,7 @@ fn settings_that_come_later_undo_no_single_value() {
 }
 
 #[test]
-fn a_setting_out_of_its_range_is_told_where_the_builder_is_used() {
+fn a_setting_out_of_its_range_is_an_error_when_the_builder_is_used() {
     bounded(|| {
         let short = Duration::from_millis(1);
         let failed = Client::builder(key(1)).lifetime(short).connect("127.0.0.1:1");
@@ -265,7 +265,7 @@ impl Drawn {
 }
 
 #[test]
-fn random_numbers_come_from_where_the_builder_says() {
+fn random_numbers_come_from_the_source_that_the_builder_has() {
     bounded(|| {
         let none = |_: &mut [u8]| Err(EntropyError::new());
         let failed = Server::builder(key(1)).entropy(none).unbound().unwrap_err();
@@ -301,7 +301,7 @@ fn a_request_is_made_without_a_connection() {
 }
 
 #[test]
-fn what_is_set_on_a_request_changes_what_it_says_and_not_whose_it_is() {
+fn setters_of_a_request_change_what_it_returns_and_not_its_connection() {
     bounded(|| {
         let handler = |request: Request| {
             let id = request.key_id();

@@ -202,7 +202,7 @@ impl Proxy {
 }
 
 #[test]
-fn a_refused_connection_is_retried_if_the_client_was_let_in_before() {
+fn a_refused_connection_is_retried_if_the_client_was_admitted_before() {
     bounded(|| {
         let server = Running::start(Server::builder(key()), echo);
         let proxy = Proxy::before(server.address, false);

@@ -150,7 +150,7 @@ impl Drop for Ends {
 }
 
 #[tokio::test]
-async fn the_handler_of_a_dropped_request_is_dropped_or_told() {
+async fn the_handler_of_a_dropped_request_is_dropped_or_learns_that() {
     for on_cancel in [OnCancel::Drop, OnCancel::Signal] {
         let (told, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (own_told, own_ended) = (Arc::clone(&told), Arc::clone(&ended));

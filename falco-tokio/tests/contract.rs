@@ -53,7 +53,7 @@ async fn settings_that_come_later_undo_no_single_value() {
 }
 
 #[tokio::test]
-async fn a_setting_out_of_its_range_is_told_where_the_builder_is_used() {
+async fn a_setting_out_of_its_range_is_an_error_when_the_builder_is_used() {
     let short = Duration::from_millis(1);
     let failed = Client::builder(key(1)).lifetime(short).connect("127.0.0.1:1").await;
     assert!(matches!(failed.unwrap_err(), Error::Settings(SettingsError::Lifetime(given)) if given == short));
@@ -231,7 +231,7 @@ impl Drawn {
 }
 
 #[tokio::test]
-async fn random_numbers_come_from_where_the_builder_says() {
+async fn random_numbers_come_from_the_source_that_the_builder_has() {
     let none = |_: &mut [u8]| Err(EntropyError::new());
     let failed = Server::builder(key(1)).entropy(none).unbound().unwrap_err();
     assert!(matches!(failed, Error::Setup(SetupError::Entropy)), "{failed}");
@@ -265,7 +265,7 @@ async fn a_request_is_made_without_a_connection() {
 }
 
 #[tokio::test]
-async fn what_is_set_on_a_request_changes_what_it_says_and_not_whose_it_is() {
+async fn setters_of_a_request_change_what_it_returns_and_not_its_connection() {
     let handler = |request: Request| async move {
         let id = request.key_id();
         let request = request.with_peer(([192, 0, 2, 1], 7).into());

@@ -72,7 +72,7 @@ async fn many_tasks_share_one_connection_and_get_their_own_answers() {
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_told_at_once() {
+async fn a_wrong_key_is_an_error_at_once() {
     let server = Running::echo(Server::builder(key(1))).await;
     let error = Client::builder(key(2)).connect(server.address).await.unwrap_err();
     assert!(error.is_refused(), "{error}");

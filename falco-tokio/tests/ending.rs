@@ -171,7 +171,7 @@ async fn all_who_close_a_client_wait_for_its_end() {
 }
 
 #[tokio::test]
-async fn an_answer_that_has_come_is_heard_though_nothing_can_be_written_any_more() {
+async fn an_answer_that_has_arrived_is_returned_although_writing_fails() {
     let (near, far) = duplex(1 << 16);
     let server = Server::builder(key(1)).unbound().unwrap();
     let mut serving = Box::pin(server.serve_connection(far, |request: Request| async move { Ok(request.into_body()) }));

@@ -43,7 +43,7 @@ async fn an_upload_without_a_pause_lasts_longer_than_a_lifetime() {
 
 /// A request that the server turns away unprocessed goes again at once.
 #[tokio::test]
-async fn a_request_that_comes_back_goes_again_at_once() {
+async fn a_request_that_is_refused_unprocessed_is_sent_again_at_once() {
     let refused = Arc::new(AtomicBool::new(false));
     let handler = move |request: Request| {
         let refused = Arc::clone(&refused);

@@ -100,7 +100,7 @@ async fn two_hundred_handshakes_that_never_end() {
     let mut half_open = Vec::new();
     for number in 0..HALF_OPEN {
         let mut peer = RawPeer::new(scene.address).await;
-        let hello = peer.owed();
+        let hello = peer.pending_output();
         // Half a hello; or a whole one of somebody who has the key, or a recording, and says no
         // more.
         let part = if number % 2 == 0 { hello.split_at(37).0 } else { &hello };

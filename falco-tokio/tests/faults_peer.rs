@@ -64,7 +64,7 @@ async fn peers_that_go_in_the_middle_of_a_message() {
     for round in rounds {
         for mut peer in half_sent(&scene, PEERS).await {
             // And in the middle of a record.
-            let rest = peer.owed();
+            let rest = peer.pending_output();
             peer.stream.write_all(rest.split_at(1000).0).await.unwrap();
             // With a reset, or in good order as far as the system knows.
             if round % 2 == 0 {
@@ -95,7 +95,7 @@ async fn peers_that_stall_in_the_middle_of_a_message_and_live_on() {
     // Short of a lifetime the message goes on, and is answered.
     let mut peer = half_sent(&scene, 1).await.pop().unwrap();
     tokio::time::sleep(Duration::from_millis(600)).await;
-    let rest = peer.owed();
+    let rest = peer.pending_output();
     peer.stream.write_all(&rest).await.unwrap();
     assert!(peer.answer().await.unwrap().unwrap() == vec![7; LARGE]);
     drop(peer);
@@ -125,7 +125,7 @@ async fn peers_that_send_one_byte_at_a_time_are_served() {
         peers.spawn(async move {
             let mut peer = RawPeer::new(address).await;
             peer.stream.set_nodelay(true).unwrap();
-            let hello = peer.owed();
+            let hello = peer.pending_output();
             dribble(&mut peer, &hello).await;
             peer.established().await;
             for request in 0..5 {

@@ -65,7 +65,7 @@ async fn proxy(server: SocketAddr) -> (SocketAddr, Arc<AtomicU8>) {
 }
 
 #[tokio::test]
-async fn a_client_that_was_let_in_waits_for_a_proxy_whose_server_restarts() {
+async fn a_client_that_was_admitted_waits_for_a_proxy_whose_server_restarts() {
     for without in [ENDS, ANSWERS, RESETS] {
         let server = Running::echo(Server::builder(key(1))).await;
         let (address, mode) = proxy(server.address).await;
@@ -120,7 +120,7 @@ async fn a_client_that_was_let_in_waits_for_a_proxy_whose_server_restarts() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_was_hears_at_once_what_may_be_wrong() {
+async fn a_client_that_was_never_admitted_fails_at_once_with_what_may_be_wrong() {
     let server = Running::echo(Server::builder(key(1))).await;
     let (address, mode) = proxy(server.address).await;
     mode.store(ENDS, Ordering::Relaxed);

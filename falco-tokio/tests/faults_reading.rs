@@ -29,7 +29,7 @@ const MAX_MESSAGE: u32 = 256 << 10;
 const ENOUGH: u64 = 200;
 
 #[tokio::test]
-async fn peers_that_never_read_are_read_no_more_and_cost_little() {
+async fn peers_that_do_not_read_are_not_read_and_cost_little() {
     let begun = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&begun);
     let handler = move |request: Request| {
@@ -57,7 +57,7 @@ async fn peers_that_never_read_are_read_no_more_and_cost_little() {
     for mut peer in peers {
         let body = body.clone();
         asking.spawn(async move {
-            let hello = peer.owed();
+            let hello = peer.pending_output();
             peer.stream.write_all(&hello).await.unwrap();
             peer.established().await;
             // Asks on and on, until nobody listens any more.

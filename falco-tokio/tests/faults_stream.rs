@@ -166,7 +166,7 @@ async fn a_server_ends_the_connection_whose_stream_fails_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_client_tells_whoever_waits_when_its_stream_fails() {
+async fn callers_receive_the_error_of_a_stream_that_fails() {
     let (server, noted) = server();
     let (mut failed, mut next) = (0, 0);
     for fault @ (reading, error, fails_at) in faults() {

@@ -57,7 +57,7 @@ async fn a_client_moves_to_a_new_key_before_the_old_one_is_retired() {
 }
 
 #[tokio::test]
-async fn whoever_has_a_retired_key_is_told_at_once_and_not_let_in_again() {
+async fn a_client_with_a_retired_key_fails_at_once_and_is_not_admitted_again() {
     let server = Running::echo(Server::builder(key(1)).key(key(2))).await;
     let client = server.client().await;
     assert_eq!(client.request("before").await.unwrap(), "before");
@@ -81,7 +81,7 @@ async fn whoever_has_a_retired_key_is_told_at_once_and_not_let_in_again() {
 }
 
 #[tokio::test]
-async fn what_does_not_go_together_is_told_when_it_is_used() {
+async fn settings_that_exclude_each_other_are_an_error_when_they_are_used() {
     let twice = Server::builder(key(1)).key(key(1)).unbound().unwrap_err();
     assert!(matches!(twice, Error::Setup(SetupError::DuplicateKey(id)) if id == key(1).id()));
     let both = Server::builder(key(1)).classic(key(1)).unbound().unwrap_err();

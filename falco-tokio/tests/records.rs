@@ -148,7 +148,7 @@ async fn a_megabyte_takes_a_megabyte_however_much_the_stream_holds() {
 /// A client that has much to send, over a stream that takes all of it at once, still hears the
 /// server.
 #[tokio::test]
-async fn whoever_writes_without_end_reads_too() {
+async fn a_side_that_keeps_writing_reads_too() {
     let (near, far) = tokio::io::duplex(64 << 20);
     let (near, _) = Narrow::new(near, 100, false);
     let server = Server::builder(key(1)).unbound().unwrap();

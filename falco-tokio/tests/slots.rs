@@ -149,7 +149,7 @@ async fn connections_that_failed_come_back_though_one_is_enough() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_told_at_once() {
+async fn an_invalid_address_is_an_error_at_once() {
     let client = Client::builder(key(1)).connect_lazy("a name without a port").unwrap();
     let error = timeout(Duration::from_secs(5), client.request("hello")).await;
     let error = error.expect("no other attempt is waited for").unwrap_err();

@@ -67,7 +67,7 @@ async fn without_pings_a_connection_lives_a_lifetime_from_its_last_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stranger_who_says_nothing_or_little_is_gone_after_five_seconds_without_a_byte() {
+async fn a_peer_that_sends_nothing_or_little_is_closed_after_five_seconds_without_a_byte() {
     for said in [0, 1, 73] {
         let (mut near, far) = duplex(1 << 16);
         let serving = serve(Server::builder(key(1)).unbound().unwrap(), far);
@@ -100,7 +100,7 @@ async fn a_server_that_says_nothing_is_given_up_after_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_waits_thirty_seconds_unless_told_otherwise() {
+async fn a_request_waits_thirty_seconds_by_default() {
     let (_serving, client) = pair(Server::builder(key(1)).unbound().unwrap(), Client::builder(key(1))).await;
     let start = Instant::now();
     let error = client.request("slow").await.unwrap_err();
@@ -132,7 +132,7 @@ async fn carry(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_vanishes_without_a_word_is_found_dead_by_its_silence() {
+async fn a_server_that_vanishes_is_found_dead_by_its_silence() {
     let (near, client_side) = duplex(1 << 16);
     let (server_side, far) = duplex(1 << 16);
     let _serving = serve(Server::builder(key(1)).unbound().unwrap(), far);

@@ -116,7 +116,7 @@ fn a_page_that_is_right_passes() {
 }
 
 #[test]
-fn each_way_to_be_wrong_is_told() {
+fn each_fault_is_reported() {
     for (from, to, told) in [
         (
             "| `Error::Closed` | yes | yes | |\n",

@@ -154,7 +154,7 @@ fn all_links_lead_to_files_headings_and_tests_that_there_are() {
 }
 
 #[test]
-fn each_way_to_be_wrong_is_told() {
+fn each_fault_is_reported() {
     let read = |path: &str| match path {
         "a.rs" => Some("fn this_is_a_test() {}".to_owned()),
         "b.md" => Some("# One\n## One\n## `Two` and three, or 4\n".to_owned()),

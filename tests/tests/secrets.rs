@@ -39,7 +39,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use control::{Control, Said, Scanned};
 use draws::{Who, draw};
 use memory::Found;
-use needles::{GENERATIONS, Kind, Needles, PERIOD, Part, Way};
+use needles::{Direction, GENERATIONS, Kind, Needles, PERIOD, Part};
 
 /// Requests that are enough for two new keys in either direction.
 const MANY: usize = 20;
@@ -199,12 +199,13 @@ fn missing(stage: &str, places: &BTreeMap<(Kind, &str), Vec<Place>>) -> Vec<Stri
             .filter(|number| found(Kind::Records(connection, way, *number)))
             .count()
     };
-    let ways = |connection, from| [Way::FromClient, Way::FromServer].map(|way| generations(connection, way, from));
+    let directions =
+        |connection, from| [Direction::FromClient, Direction::FromServer].map(|way| generations(connection, way, from));
     let expected = match stage {
-        "live 0" => found(Kind::Psk(1)) && (!plain || ways(0, 0) == [1, 1]),
-        "rekeyed 0" => found(Kind::Psk(1)) && (!plain || ways(0, 1) == [1, 1]),
+        "live 0" => found(Kind::Psk(1)) && (!plain || directions(0, 0) == [1, 1]),
+        "rekeyed 0" => found(Kind::Psk(1)) && (!plain || directions(0, 1) == [1, 1]),
         "refused" => found(Kind::Psk(1)),
-        "replaced 1" => found(Kind::Psk(2)) && (!plain || ways(1, 0) == [1, 1]),
+        "replaced 1" => found(Kind::Psk(2)) && (!plain || directions(1, 0) == [1, 1]),
         "classic" => !plain || found(Kind::Key(1)),
         _ => true,
     };

@@ -38,7 +38,7 @@ fn server_frames(mut junk: &[u8], full: bool) -> Verdict {
 }
 
 const CLIENT_STATES: [State; 4] = [
-    ("the hello owed", |_| Verdict::TransmitFirst),
+    ("the hello pending", |_| Verdict::TransmitFirst),
     ("awaiting the accept", |junk| match junk {
         [] => Verdict::NeedMore(1),
         // Bytes after the accept are judged in the next state.

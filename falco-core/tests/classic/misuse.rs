@@ -104,7 +104,7 @@ fn output_that_is_too_small_is_refused_with_the_size_that_is_exactly_enough() {
     }
     assert_eq!(fresh.seal_size(10), 157 + 47);
     assert_eq!(fresh.poll_transmit(NOW, &mut [0; 157]), Ok(157));
-    assert_eq!(fresh.poll_transmit(NOW, &mut []), Ok(0), "nothing is owed twice");
+    assert_eq!(fresh.poll_transmit(NOW, &mut []), Ok(0), "nothing is sent twice");
 
     let mut both = ends();
     both.client.ping().unwrap();

@@ -147,8 +147,8 @@ impl<R: for<'u> Role<Event<'u>: IntoNoiseEvent>, H: KeyRef<R>> Rig<R, H> {
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Vec<NoiseEvent> {
         self.unread.extend_from_slice(bytes);
         let mut all = Vec::new();
-        while let Some(told) = self.next() {
-            all.push(told);
+        while let Some(event) = self.next() {
+            all.push(event);
         }
         all
     }
@@ -157,7 +157,7 @@ impl<R: for<'u> Role<Event<'u>: IntoNoiseEvent>, H: KeyRef<R>> Rig<R, H> {
     pub(crate) fn next(&mut self) -> Option<NoiseEvent> {
         loop {
             self.stuck = false;
-            let (consumed, told) = match self.machine.recv(self.now, &mut self.unread) {
+            let (consumed, reported) = match self.machine.recv(self.now, &mut self.unread) {
                 Ok(Received::NeedMore { total }) => {
                     assert!(total > self.unread.len(), "{total} bytes are there");
                     return None;
@@ -168,9 +168,9 @@ impl<R: for<'u> Role<Event<'u>: IntoNoiseEvent>, H: KeyRef<R>> Rig<R, H> {
                 }
                 Ok(Received::Skip { consumed }) => (consumed, None),
                 Ok(Received::Event { consumed, event }) => {
-                    let (told, id) = event.into_noise_event();
+                    let (reported, id) = event.into_noise_event();
                     self.ids.extend(id.map(|id| (id.number(), id)));
-                    (consumed, Some(told))
+                    (consumed, Some(reported))
                 }
                 Ok(other) => panic!("{other:?}"),
                 Err(end) => {
@@ -180,8 +180,8 @@ impl<R: for<'u> Role<Event<'u>: IntoNoiseEvent>, H: KeyRef<R>> Rig<R, H> {
             };
             assert!(consumed <= self.unread.len());
             self.unread.drain(..consumed);
-            if told.is_some() {
-                return told;
+            if reported.is_some() {
+                return reported;
             }
         }
     }

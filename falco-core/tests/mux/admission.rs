@@ -82,7 +82,7 @@ fn nothing_is_dropped_while_places_are_free_or_nobody_needs_one() {
 }
 
 #[test]
-fn a_part_of_the_places_is_kept_free_of_connections_without_a_hello() {
+fn some_places_are_kept_free_of_connections_without_a_hello() {
     let mut admission = full(64);
     let mut selected = 0;
     while admission.select(ms(50), None).is_some() {
@@ -115,7 +115,7 @@ fn what_the_server_has_not_read_is_never_dropped() {
 }
 
 #[test]
-fn byte_by_byte_nothing_is_gained() {
+fn sending_byte_by_byte_gains_nothing() {
     let mut admission = full(3);
     for step in 1..10 {
         admission.stays(0);
@@ -127,7 +127,7 @@ fn byte_by_byte_nothing_is_gained() {
 }
 
 #[test]
-fn first_what_has_sent_no_hello_or_a_replay_and_then_the_others() {
+fn connections_without_a_hello_or_with_a_replay_are_dropped_first() {
     let mut admission = full(100);
     for number in 0..50 {
         assert!(admission.hello(number, number));
@@ -333,7 +333,7 @@ fn replays_keep_nobody_out() {
 
 /// Of somebody who has a key, or more recordings than the server remembers.
 #[test]
-fn fresh_hellos_keep_out_nobody_while_there_are_places_for_a_second_of_them() {
+fn fresh_hellos_keep_nobody_out_if_there_are_places_for_one_second_of_them() {
     // 1024 places, at 1,000 a second.
     assert_eq!(get_in(Flood::FreshHellos, 1, 1, 200), 200);
     assert_eq!(get_in(Flood::FreshHellos, 1, 20_000, 200), 200);

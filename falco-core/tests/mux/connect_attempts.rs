@@ -63,7 +63,7 @@ fn attempts_go_on_unless_no_other_can_succeed() {
 }
 
 #[test]
-fn refused_handshakes_in_a_row_fail_a_client_that_was_never_let_in() {
+fn refused_handshakes_in_a_row_fail_a_client_that_was_never_admitted() {
     let (mut known, mut unknown) = (attempts(false), attempts(false));
     let (let_in, never) = (let_in(), Admitted::new());
     for attempt in 1..=Admitted::MAX_REFUSED + 2 {
@@ -88,7 +88,7 @@ fn refused_handshakes_in_a_row_fail_a_client_that_was_never_let_in() {
 }
 
 #[test]
-fn a_client_whose_key_is_retired_is_not_let_in_any_more() {
+fn a_client_whose_key_is_retired_is_no_longer_admitted() {
     let (admitted, mut attempts) = (Admitted::new(), attempts(false));
     attempts.established(&admitted, NOW);
     attempts.lost(history(true, true), Some("closed"), &admitted, NOW, longest);

@@ -123,7 +123,7 @@ fn pings_and_cancels_are_read_while_requests_are_deferred() {
 }
 
 #[test]
-fn of_a_client_that_takes_nothing_no_more_is_read_than_a_message_of_any_size() {
+fn at_most_one_message_is_read_from_a_client_that_takes_no_answers() {
     let (keys, budget) = (keys(), budget());
     let mut served = over(&keys, budget.clone());
     let large = |number| raw_frame(MESSAGE, number, &vec![7; 40_000]);
@@ -311,11 +311,11 @@ fn answers_of_handlers_that_run_already_are_bounded() {
     assert_eq!((queued, budget.answers(), served.mux.unanswered()), (2, 200_000, 2));
     let mut refused = 0;
     loop {
-        let told = served.sealed(70_000);
-        if told.is_empty() {
+        let frames = served.sealed(70_000);
+        if frames.is_empty() {
             break;
         }
-        refused += told.iter().filter(|frame| frame.0 == REFUSE).count();
+        refused += frames.iter().filter(|frame| frame.0 == REFUSE).count();
     }
     assert_eq!(refused, 98);
     assert_eq!((budget.answers(), budget.left()), (0, ALL));

@@ -1,5 +1,5 @@
-//! A client's and a server's mux that have open bodies, on a virtual clock, and what they say of
-//! them.
+//! A client's and a server's mux that have open bodies, on a virtual clock, and the events that
+//! they report.
 
 use core::time::Duration;
 
@@ -18,9 +18,9 @@ type Servers = NoiseServer<
 /// Bytes that the handlers of all connections may hold.
 pub(crate) const BUDGET: usize = 1 << 20;
 
-/// What a side is told.
+/// What a mux reports to its adapter.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Event {
     Whole(u64, Vec<u8>),
     Opened(u64, Vec<u8>),
     Part(u64, Vec<u8>),
@@ -138,32 +138,32 @@ impl Duo {
         sealed
     }
 
-    /// The server reads what is under way. Returns what it is told.
-    pub(crate) fn serve(&mut self) -> Vec<Told> {
-        let mut told = Vec::new();
+    /// The server reads what is under way. Returns the events.
+    pub(crate) fn serve(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
         while self.server.connection().end().is_none() {
             let number = |id: RequestId| u64::from(id.number());
             let consumed = match self.server.recv(self.now, &mut self.to_server).unwrap() {
                 ServerStep::Request { consumed, id, body } => {
-                    told.push(Told::Whole(number(id), body.into_vec()));
+                    events.push(Event::Whole(number(id), body.into_vec()));
                     self.ids.insert(number(id), id);
                     consumed
                 }
                 ServerStep::Opened { consumed, id, body } => {
-                    told.push(Told::Opened(number(id), body.into_vec()));
+                    events.push(Event::Opened(number(id), body.into_vec()));
                     self.ids.insert(number(id), id);
                     consumed
                 }
                 ServerStep::Part { consumed, id, body } => {
-                    told.push(Told::Part(number(id), body.to_vec()));
+                    events.push(Event::Part(number(id), body.to_vec()));
                     consumed
                 }
                 ServerStep::Ended { consumed, id } => {
-                    told.push(Told::Ended(number(id)));
+                    events.push(Event::Ended(number(id)));
                     consumed
                 }
                 ServerStep::Cancelled { consumed, id } => {
-                    told.push(Told::Cancelled(number(id)));
+                    events.push(Event::Cancelled(number(id)));
                     consumed
                 }
                 ServerStep::Skip { consumed }
@@ -174,40 +174,40 @@ impl Duo {
             };
             self.to_server.drain(..consumed);
         }
-        told
+        events
     }
 
-    /// The client reads what is under way. Returns what it is told.
-    pub(crate) fn hear(&mut self) -> Vec<Told> {
-        let mut told = Vec::new();
+    /// The client reads what is under way. Returns the events.
+    pub(crate) fn hear(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
         while self.client.end().is_none() {
             let Ok(step) = self.client.recv(self.now, &mut self.to_client) else {
                 break;
             };
             let consumed = step.consumed();
             match step {
-                ClientStep::Answer { waiter, body, .. } => told.push(Told::Whole(waiter, body.into_vec())),
-                ClientStep::Opened { ticket, body, .. } => told.push(Told::Opened(ticket, body.to_vec())),
-                ClientStep::Part { ticket, body, .. } => told.push(Told::Part(ticket, body.to_vec())),
+                ClientStep::Answer { waiter, body, .. } => events.push(Event::Whole(waiter, body.into_vec())),
+                ClientStep::Opened { ticket, body, .. } => events.push(Event::Opened(ticket, body.to_vec())),
+                ClientStep::Part { ticket, body, .. } => events.push(Event::Part(ticket, body.to_vec())),
                 ClientStep::Ended { ticket, waiter, .. } => {
                     assert_eq!(ticket, waiter);
-                    told.push(Told::Ended(ticket));
+                    events.push(Event::Ended(ticket));
                 }
-                ClientStep::OpenRefused { waiter, refusal, .. } => told.push(Told::Refused(waiter, refusal)),
+                ClientStep::OpenRefused { waiter, refusal, .. } => events.push(Event::Refused(waiter, refusal)),
                 ClientStep::Refused {
                     call, refusal, retry, ..
-                } => told.push(Told::CallRefused(call.ticket, refusal, retry)),
+                } => events.push(Event::CallRefused(call.ticket, refusal, retry)),
                 ClientStep::NeedMore { .. } => break,
                 _ => {}
             }
             self.to_client.drain(..consumed);
         }
-        told
+        events
     }
 
-    /// Everything is sent and read, until nothing moves. Returns what the server and the client are
-    /// told.
-    pub(crate) fn settle(&mut self) -> (Vec<Told>, Vec<Told>) {
+    /// Everything is sent and read, until nothing moves. Returns the events of the server and the
+    /// client.
+    pub(crate) fn settle(&mut self) -> (Vec<Event>, Vec<Event>) {
         let mut all = (Vec::new(), Vec::new());
         loop {
             let moved = self.send() + self.answer();
@@ -227,12 +227,12 @@ impl Duo {
 }
 
 /// The bytes of the parts of `number`, and whether it has ended.
-pub(crate) fn joined(told: &[Told], number: u64) -> (Vec<u8>, bool) {
+pub(crate) fn joined(events: &[Event], number: u64) -> (Vec<u8>, bool) {
     let (mut bytes, mut ended) = (Vec::new(), false);
-    for told in told {
-        match told {
-            Told::Opened(of, part) | Told::Part(of, part) if *of == number => bytes.extend_from_slice(part),
-            Told::Ended(of) => ended |= *of == number,
+    for event in events {
+        match event {
+            Event::Opened(of, part) | Event::Part(of, part) if *of == number => bytes.extend_from_slice(part),
+            Event::Ended(of) => ended |= *of == number,
             _ => {}
         }
     }
@@ -243,6 +243,6 @@ pub(crate) fn joined(told: &[Told], number: u64) -> (Vec<u8>, bool) {
 pub(crate) fn opened() -> Duo {
     let mut duo = Duo::new(&settings(), &settings());
     duo.open(1);
-    assert_eq!(duo.settle(), (vec![Told::Opened(1, vec![])], vec![]));
+    assert_eq!(duo.settle(), (vec![Event::Opened(1, vec![])], vec![]));
     duo
 }

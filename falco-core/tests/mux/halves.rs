@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
+use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
 use falco_core::mux::{Halves, NoAnswer, StreamError};
 use falco_core::{Refusal, RequestError, Settings};
 
@@ -47,7 +47,7 @@ impl Pipe {
         duo.server.begin_handler(id).map(Self::new)
     }
 
-    /// Returns whether the connection is to be told.
+    /// Returns whether the connection is to be notified.
     fn send(&mut self, chunk: Vec<u8>) -> bool {
         assert_eq!(self.halves.may_send(), Ok(true));
         let tells = self.halves.send(chunk.len());
@@ -91,7 +91,7 @@ fn an_answer_begins_with_its_first_bytes_or_its_end() {
         if bytes > 0 {
             assert!(pipe.send(vec![7; bytes]));
         }
-        assert_eq!(pipe.halves.finish(), Ok(bytes == 0), "the connection is told once");
+        assert_eq!(pipe.halves.finish(), Ok(bytes == 0), "the connection is notified once");
         pipe.serve(&mut duo, 1);
         assert_eq!(joined(&duo.settle().1, 1), (vec![7; bytes], true));
         assert!(pipe.halves.is_answered());
@@ -119,7 +119,7 @@ fn twice_as_many_handlers_run_as_requests_may_be_open() {
     duo.open(17);
     duo.settle();
     assert!(Pipe::handler(&mut duo, 17).is_none());
-    assert_eq!(duo.settle().1, [Told::Refused(17, Refusal::Busy)]);
+    assert_eq!(duo.settle().1, [Event::Refused(17, Refusal::Busy)]);
     assert_eq!(duo.server.take_busy(), 1);
     assert_eq!(running[0].handled(&mut duo, Ok(())), Ok(true));
     duo.open(18);
@@ -128,7 +128,7 @@ fn twice_as_many_handlers_run_as_requests_may_be_open() {
     // A caller without room for the handler gives the place back.
     let id = duo.id(18);
     duo.server.turn_away(id);
-    assert_eq!(duo.settle().1, [Told::Refused(18, Refusal::Busy)]);
+    assert_eq!(duo.settle().1, [Event::Refused(18, Refusal::Busy)]);
     duo.open(19);
     duo.settle();
     assert!(Pipe::handler(&mut duo, 19).is_some());
@@ -140,10 +140,10 @@ fn a_reader_gives_credit_for_a_quarter_of_the_window_at_a_time() {
     assert!(pipe.halves.arrived(40 * KIB));
     assert!(!pipe.halves.take(16 * KIB - 1));
     assert!(pipe.halves.take(1));
-    assert!(!pipe.halves.take(1), "the connection was told");
+    assert!(!pipe.halves.take(1), "the connection was notified");
     pipe.serve(&mut duo, 1);
     assert!(!pipe.halves.take(1));
-    // One that waits is told of once, and again after the connection has looked.
+    // A reader that waits notifies once, and again after the connection has done its work.
     assert!(pipe.halves.wait());
     assert!(!pipe.halves.wait());
     pipe.serve(&mut duo, 1);
@@ -214,7 +214,7 @@ fn a_handler_that_has_not_finished_its_answer_has_failed() {
         assert_eq!(pipe.halves.may_send(), Err(ENDED));
         assert_eq!(pipe.halves.input_end(), Some(Err(ENDED)));
         assert!(pipe.halves.drops_output());
-        assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::Failed)]);
+        assert_eq!(duo.settle().1, [Event::Refused(1, Refusal::Failed)]);
         assert!(is_idle(&duo));
     }
     // A finished answer is whole, whatever the handler returns.
@@ -236,7 +236,7 @@ fn the_handler_of_a_cancelled_request_learns_that_and_answers_nothing() {
         }
         duo.settle();
         duo.client.cancel_open(1).unwrap();
-        assert_eq!(duo.settle().0, [Told::Cancelled(1)]);
+        assert_eq!(duo.settle().0, [Event::Cancelled(1)]);
         if finishes {
             pipe.halves.finish().unwrap();
         }
@@ -268,7 +268,7 @@ fn an_answer_that_is_too_large_is_not_answered() {
     assert_eq!(pipe.handled(&mut duo, Ok(())), Err(error));
     assert_eq!(pipe.halves.may_send(), Err(Why::Stream(too_large)));
     assert_eq!(pipe.halves.input_end(), Some(Err(ENDED)));
-    assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::AnswerTooLarge)]);
+    assert_eq!(duo.settle().1, [Event::Refused(1, Refusal::AnswerTooLarge)]);
     assert!(is_idle(&duo));
 }
 
@@ -279,7 +279,7 @@ fn a_caller_that_drops_a_half_cancels_unless_the_body_is_complete() {
         assert!(drops(&mut pipe.halves));
         assert!(pipe.halves.is_given_up());
         assert_eq!(pipe.call(&mut duo), Some(1));
-        assert_eq!(duo.settle().0, [Told::Cancelled(1)]);
+        assert_eq!(duo.settle().0, [Event::Cancelled(1)]);
         assert_eq!(pipe.halves.input_end(), Some(Err(ENDED)));
     }
     let (mut duo, mut pipe) = (opened(), Pipe::of_client());
@@ -291,7 +291,7 @@ fn a_caller_that_drops_a_half_cancels_unless_the_body_is_complete() {
 }
 
 #[test]
-fn a_caller_is_told_again_after_nobody_had_its_request() {
+fn a_half_notifies_again_after_its_request_was_with_no_connection() {
     let mut halves = Halves::<Why>::of_client(64);
     assert!(halves.send(1));
     assert!(!halves.send(1));
@@ -370,14 +370,17 @@ fn an_answer_whose_rest_has_no_room_is_cut_off() {
     pipe.halves.drop_left();
     assert!(pipe.halves.drops_output());
     pipe.outgoing.clear();
-    // The connection was told of what was sent before.
+    // The connection was notified of what was sent before.
     pipe.serve(&mut duo, 1);
     assert_eq!(pipe.halves.left(), 0);
     let handled = pipe.handled(&mut duo, Err(NoAnswer::NoRoom));
     assert_eq!(handled, Err(RequestError::Refused(Refusal::AnswerTooLarge)));
-    let (_, told) = duo.settle();
-    assert!(!joined(&told, 1).1, "{told:?}");
-    assert!(told.contains(&Told::Refused(1, Refusal::AnswerTooLarge)), "{told:?}");
+    let (_, events) = duo.settle();
+    assert!(!joined(&events, 1).1, "{events:?}");
+    assert!(
+        events.contains(&Event::Refused(1, Refusal::AnswerTooLarge)),
+        "{events:?}"
+    );
     assert!(is_idle(&duo));
 }
 
@@ -408,7 +411,7 @@ fn an_answer_that_is_dropped_does_not_begin() {
             pipe.handled(&mut duo, Err(failure)),
             Err(RequestError::Refused(refusal))
         );
-        assert_eq!(duo.settle().1, [Told::Refused(1, refusal)]);
+        assert_eq!(duo.settle().1, [Event::Refused(1, refusal)]);
         assert!(is_idle(&duo));
     }
 }

@@ -11,7 +11,7 @@ use falco_core::{ClientConnection, Fate, Refusal, RustCrypto, Settings};
 use crate::scene::{End, NOW, Scene};
 
 #[test]
-fn no_more_bytes_are_under_way_than_the_owner_says_and_a_request_larger_than_that_goes_alone() {
+fn at_most_max_held_bytes_are_in_flight_and_a_larger_request_is_sent_alone() {
     let keys = noise_client(7);
     let mut scene = Scene::new(&keys, 700);
     for (ticket, length) in [(1, 300), (2, 300), (3, 200), (4, 0), (5, 1_000), (6, 1)] {
@@ -118,7 +118,7 @@ fn bytes_of_requests_that_have_not_begun_are_no_reason_for_a_server_to_be_busy()
 }
 
 #[test]
-fn answers_let_more_bytes_be_in_flight_again_up_to_what_the_owner_says() {
+fn after_answers_more_bytes_may_be_in_flight_again_up_to_max_held() {
     let keys = noise_client(7);
     let mut scene = Scene::new(&keys, 2_000);
     for ticket in 1..=5 {
@@ -145,12 +145,12 @@ fn answers_let_more_bytes_be_in_flight_again_up_to_what_the_owner_says() {
         }
     }
     assert_eq!(most.first(), Some(&2), "800 of 1,000 bytes");
-    assert_eq!(most.last(), Some(&5), "all of the 2,000 that the owner allows");
+    assert_eq!(most.last(), Some(&5), "all of the 2,000 that `max_held` allows");
     assert!(most.is_sorted(), "{most:?}");
 }
 
 #[test]
-fn a_request_larger_than_what_may_be_in_flight_goes_beside_a_small_one() {
+fn a_request_larger_than_the_window_is_sent_beside_a_small_one() {
     let keys = noise_client(7);
     let mut scene = Scene::new(&keys, 700);
     scene.request(1, 10);
@@ -188,7 +188,7 @@ fn a_request_that_fails_makes_room_for_the_next_at_once() {
 }
 
 #[test]
-fn a_stream_that_ends_before_the_server_has_said_anything_has_processed_nothing() {
+fn a_stream_that_ends_before_any_record_of_the_server_has_processed_nothing() {
     let keys = noise_client(7);
     for (heard, fate) in [(false, Fate::NotProcessed), (true, Fate::MaybeProcessed)] {
         let mut scene = Scene::new(&keys, 1 << 20);

@@ -9,7 +9,6 @@
 
 mod admission;
 mod age;
-mod book;
 mod bounds;
 mod closing;
 mod connect_attempts;
@@ -22,6 +21,7 @@ mod handled;
 mod held_back;
 mod hello;
 mod pings;
+mod requests;
 mod retries;
 mod scene;
 mod served;
@@ -210,7 +210,7 @@ fn refuse_what_is_answered<C: ClientKeyRef, S: ServerKeyRef>(keys: (C, S)) {
 }
 
 #[test]
-fn of_an_answer_that_is_refused_after_all_nothing_waits() {
+fn nothing_of_an_answer_that_is_refused_stays_queued() {
     refuse_what_is_answered((&noise_client(7), &noise_server(7)));
     refuse_what_is_answered((&classic_key(7), &classic_key(7)));
 }

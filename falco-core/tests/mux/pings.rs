@@ -15,7 +15,7 @@ fn only<P>(mut unfinished: Vec<Unfinished<(), P>>) -> Unfinished<(), P> {
 }
 
 #[test]
-fn a_ping_of_a_lost_connection_goes_to_so_many_others_and_then_fails() {
+fn a_ping_of_a_lost_connection_is_retried_on_a_few_others_and_then_fails() {
     let keys = noise_client(7);
     let mut ping = Call::new(0, (), 5);
     for tried in 1..=Attempts::MAX_TRIES {

@@ -1,6 +1,6 @@
 //! What the clients of one key leave to those of another.
 
-use crate::duo::{BUDGET, Duo, Told, settings};
+use crate::duo::{BUDGET, Duo, Event, settings};
 use falco_core::Settings;
 use falco_core::mux::SharedBudget;
 
@@ -25,7 +25,10 @@ fn requested(duo: &mut Duo) -> usize {
         duo.request(ticket, &vec![7; 20 * KIB]);
     }
     let (at_server, _) = duo.settle();
-    at_server.iter().filter(|told| matches!(told, Told::Whole(..))).count()
+    at_server
+        .iter()
+        .filter(|event| matches!(event, Event::Whole(..)))
+        .count()
 }
 
 #[test]
@@ -41,7 +44,7 @@ fn requests_of_one_key_leave_room_to_another() {
     other.request(1, b"?");
     other.open(2);
     let (at_server, _) = other.settle();
-    assert_eq!(at_server, [Told::Whole(1, b"?".to_vec()), Told::Opened(2, vec![])]);
+    assert_eq!(at_server, [Event::Whole(1, b"?".to_vec()), Event::Opened(2, vec![])]);
     // All is given back, also by handlers that run on, and the key may take as much again.
     let held = greedy[0].server.take_held(greedy[0].id(1));
     drop(greedy);
@@ -69,7 +72,7 @@ fn messages_in_parts_of_one_key_leave_room_to_another() {
     assert!(budget.left() < BUDGET / 8, "{}", budget.left());
     let mut other = connect(8, &budget);
     other.request(1, &vec![7; 60 * KIB]);
-    assert!(matches!(other.settle().0[..], [Told::Whole(1, _)]));
+    assert!(matches!(other.settle().0[..], [Event::Whole(1, _)]));
 }
 
 /// Windows and whole requests of a key count together, so that it does not take a part of the one

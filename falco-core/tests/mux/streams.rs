@@ -1,6 +1,6 @@
 //! Open bodies in the mux: who may write, what is held, and how bodies are collected.
 
-use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
+use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
 use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, StreamError};
 use falco_core::{Fate, Refusal, Settings};
 
@@ -12,7 +12,7 @@ fn a_request_and_its_answer_are_streams_at_the_same_time() {
     duo.server.open_answer(duo.id(1)).unwrap();
     assert_eq!(
         duo.settle().1,
-        [Told::Opened(1, vec![])],
+        [Event::Opened(1, vec![])],
         "an answer begins without bytes"
     );
     let (mut sent, mut got) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
@@ -27,8 +27,8 @@ fn a_request_and_its_answer_are_streams_at_the_same_time() {
             duo.server.write(id, chunk.clone()).unwrap();
             sent.1.extend_from_slice(&chunk);
         }
-        let told = duo.settle();
-        let (up, down) = (joined(&told.0, 1).0, joined(&told.1, 1).0);
+        let events = duo.settle();
+        let (up, down) = (joined(&events.0, 1).0, joined(&events.1, 1).0);
         assert!(
             up.len() <= 64 * KIB && down.len() <= 64 * KIB,
             "no more than the window"
@@ -37,8 +37,8 @@ fn a_request_and_its_answer_are_streams_at_the_same_time() {
         duo.client.credit(1, down.len(), true);
         got.0.extend(up);
         got.1.extend(down);
-        let told = duo.settle();
-        let (up, down) = (joined(&told.0, 1).0, joined(&told.1, 1).0);
+        let events = duo.settle();
+        let (up, down) = (joined(&events.0, 1).0, joined(&events.1, 1).0);
         duo.server.credit(id, up.len(), true);
         duo.client.credit(1, down.len(), true);
         got.0.extend(up);
@@ -50,8 +50,8 @@ fn a_request_and_its_answer_are_streams_at_the_same_time() {
     duo.server.finish_answer(id).unwrap();
     assert_eq!(duo.client.write(1, vec![0]), Err(StreamError::Ended));
     for _ in 0..3 {
-        let told = duo.settle();
-        let (up, down) = (joined(&told.0, 1), joined(&told.1, 1));
+        let events = duo.settle();
+        let (up, down) = (joined(&events.0, 1), joined(&events.1, 1));
         duo.server.credit(id, up.0.len(), true);
         duo.client.credit(1, down.0.len(), true);
         got.0.extend(up.0);
@@ -74,7 +74,7 @@ fn an_open_request_reserves_its_window_or_is_busy() {
         (at_server.len(), duo.server.unanswered(), duo.budget.left()),
         (12, 12, 256 * KIB)
     );
-    let busy: Vec<_> = (13..=20).map(|ticket| Told::Refused(ticket, Refusal::Busy)).collect();
+    let busy: Vec<_> = (13..=20).map(|ticket| Event::Refused(ticket, Refusal::Busy)).collect();
     assert_eq!((at_client, duo.server.take_busy()), (busy, 8));
     duo.request(30, &vec![7; 50_000]);
     assert_eq!(duo.settle().0.len(), 1);
@@ -82,7 +82,7 @@ fn an_open_request_reserves_its_window_or_is_busy() {
     duo.settle();
     // It stays reserved after END, until the request has completed.
     duo.client.finish_body(1).unwrap();
-    assert_eq!(duo.settle().0, [Told::Ended(1)]);
+    assert_eq!(duo.settle().0, [Event::Ended(1)]);
     assert_eq!(duo.budget.left(), 256 * KIB);
     duo.server.answer(duo.id(1), vec![]).unwrap();
     duo.settle();
@@ -100,7 +100,7 @@ fn an_open_request_reserves_its_window_or_is_busy() {
         .with_max_held(u32::try_from(130 * KIB).unwrap());
     let mut duo = Duo::new(&settings(), &server);
     (1..=3).for_each(|ticket| duo.open(ticket));
-    assert_eq!(duo.settle().1, [Told::Refused(3, Refusal::Busy)]);
+    assert_eq!(duo.settle().1, [Event::Refused(3, Refusal::Busy)]);
     assert_eq!(duo.budget.left(), BUDGET - 128 * KIB);
 }
 
@@ -117,7 +117,7 @@ fn a_server_whose_caller_does_not_handle_streams_refuses_them_as_too_large() {
     duo.settle();
     duo.open(1);
     duo.client.write(1, b"body".to_vec()).unwrap();
-    assert_eq!(duo.settle(), (vec![], vec![Told::Refused(1, Refusal::TooLarge)]));
+    assert_eq!(duo.settle(), (vec![], vec![Event::Refused(1, Refusal::TooLarge)]));
     assert_eq!(duo.budget.left(), BUDGET);
 }
 
@@ -130,7 +130,7 @@ fn open_requests_begin_as_the_server_takes_them_and_fail_if_it_takes_none() {
         duo.client.finish_body(ticket).unwrap();
     }
     let (at_server, _) = duo.settle();
-    let first = |number| [Told::Opened(number, vec![7; 3]), Told::Ended(number)];
+    let first = |number| [Event::Opened(number, vec![7; 3]), Event::Ended(number)];
     assert_eq!(
         at_server,
         [first(1), first(2)].into_iter().flatten().collect::<Vec<_>>()
@@ -139,14 +139,14 @@ fn open_requests_begin_as_the_server_takes_them_and_fail_if_it_takes_none() {
     duo.request(9, b"small");
     assert_eq!(
         duo.settle().0,
-        [Told::Whole(3, b"small".to_vec())],
+        [Event::Whole(3, b"small".to_vec())],
         "it holds up no other"
     );
     // One that waits is cancelled, and one that runs is answered.
     assert_eq!(duo.client.cancel_open(3), Some((3, Fate::NotProcessed)));
     duo.server.answer(duo.id(1), b"I".to_vec()).unwrap();
     let (at_server, at_client) = duo.settle();
-    assert_eq!(at_client, [Told::Whole(1, b"I".to_vec())]);
+    assert_eq!(at_client, [Event::Whole(1, b"I".to_vec())]);
     assert_eq!(at_server, first(4));
     assert!(!duo.client.has_unbegun());
 
@@ -174,7 +174,7 @@ fn a_caller_that_wants_a_whole_answer_gets_an_open_one_collected() {
     }
     assert_eq!(at_client, []);
     duo.server.finish_answer(id).unwrap();
-    assert_eq!(duo.settle().1, [Told::Whole(1, vec![3; 100_000])]);
+    assert_eq!(duo.settle().1, [Event::Whole(1, vec![3; 100_000])]);
     assert_eq!((duo.client.outstanding(), duo.server.unanswered()), (0, 0));
 
     // Over the largest message, it is cancelled.
@@ -186,8 +186,8 @@ fn a_caller_that_wants_a_whole_answer_gets_an_open_one_collected() {
     assert_eq!(duo.settle().1, []);
     duo.server.write(id, vec![3; 40_001]).unwrap();
     let (at_server, at_client) = duo.settle();
-    assert_eq!(at_client, [Told::CallRefused(2, Refusal::AnswerTooLarge, false)]);
-    assert_eq!(at_server, [Told::Cancelled(2)]);
+    assert_eq!(at_client, [Event::CallRefused(2, Refusal::AnswerTooLarge, false)]);
+    assert_eq!(at_server, [Event::Cancelled(2)]);
     assert_eq!(duo.server.write(id, vec![3]), Err(StreamError::Ended));
     assert_eq!(duo.client.outstanding(), 0);
     let _ = duo.server.complete(id, Err(NoAnswer::Dropped), true);
@@ -207,12 +207,12 @@ fn a_request_with_a_length_may_have_its_answer_in_pieces() {
     let id = duo.id(1);
     duo.server.open_answer(id).unwrap();
     duo.server.write(id, b"line 1".to_vec()).unwrap();
-    assert_eq!(duo.settle().1, [Told::Opened(5, b"line 1".to_vec())]);
+    assert_eq!(duo.settle().1, [Event::Opened(5, b"line 1".to_vec())]);
     assert_eq!(duo.client.stream_waiter(5), Some(&mut 5));
     duo.client.credit(5, 6, true);
     duo.server.write(id, b"line 2".to_vec()).unwrap();
     duo.server.finish_answer(id).unwrap();
-    assert_eq!(duo.settle().1, [Told::Part(5, b"line 2".to_vec()), Told::Ended(5)]);
+    assert_eq!(duo.settle().1, [Event::Part(5, b"line 2".to_vec()), Event::Ended(5)]);
     assert_eq!((duo.client.outstanding(), duo.client.stream_waiter(5)), (0, None));
     // A refusal in the middle is never repeated.
     assert!(
@@ -224,7 +224,7 @@ fn a_request_with_a_length_may_have_its_answer_in_pieces() {
     duo.server.open_answer(duo.id(2)).unwrap();
     duo.settle();
     duo.server.refuse(duo.id(2), Refusal::NotProcessed);
-    assert_eq!(duo.settle().1, [Told::CallRefused(6, Refusal::Failed, false)]);
+    assert_eq!(duo.settle().1, [Event::CallRefused(6, Refusal::Failed, false)]);
     // Cancelled by its ticket, as any request.
     assert!(
         duo.client
@@ -237,7 +237,7 @@ fn a_request_with_a_length_may_have_its_answer_in_pieces() {
     duo.settle();
     let (call, fate) = duo.client.cancel(7).unwrap();
     assert_eq!((call.body, fate), (b"tail".to_vec(), Fate::MaybeProcessed));
-    assert_eq!(duo.settle(), (vec![Told::Cancelled(3)], vec![]));
+    assert_eq!(duo.settle(), (vec![Event::Cancelled(3)], vec![]));
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_client_without_a_window_gets_an_open_answer_whole_or_a_refusal() {
             assert_eq!(duo.settle().1, []);
             if fits {
                 duo.server.finish_answer(id).unwrap();
-                assert_eq!(duo.settle().1, [Told::Whole(number, vec![7; length])]);
+                assert_eq!(duo.settle().1, [Event::Whole(number, vec![7; length])]);
             } else {
                 let (length, limit) = (100_001, 100_000);
                 assert_eq!(
@@ -269,14 +269,14 @@ fn a_client_without_a_window_gets_an_open_answer_whole_or_a_refusal() {
                     Err(StreamError::TooLarge { length, limit })
                 );
                 assert_eq!(duo.server.finish_answer(id), Err(StreamError::Ended));
-                let told = duo.settle().1;
+                let events = duo.settle().1;
                 let refusal = Refusal::AnswerTooLarge;
                 let expected = if number == 1 {
-                    Told::CallRefused(1, refusal, false)
+                    Event::CallRefused(1, refusal, false)
                 } else {
-                    Told::Refused(2, refusal)
+                    Event::Refused(2, refusal)
                 };
-                assert_eq!(told, [expected]);
+                assert_eq!(events, [expected]);
             }
         }
         assert_eq!(
@@ -335,17 +335,17 @@ fn an_open_request_reaches_no_handler_while_the_client_does_not_take_its_answers
     while duo.answer() > 0 {}
     assert!(duo.server.may_handle() && duo.server.has_request());
     let expected = [
-        Told::Opened(4, b"early".to_vec()),
-        Told::Ended(4),
-        Told::Opened(5, vec![]),
-        Told::Ended(5),
+        Event::Opened(4, b"early".to_vec()),
+        Event::Ended(4),
+        Event::Opened(5, vec![]),
+        Event::Ended(5),
     ];
     assert_eq!((duo.serve(), duo.server.has_request()), (expected.into(), false));
-    let told = duo.settle();
+    let events = duo.settle();
     assert!(
-        told.1.iter().all(|told| !matches!(told, Told::Refused(..))),
+        events.1.iter().all(|event| !matches!(event, Event::Refused(..))),
         "{:?}",
-        told.1.len()
+        events.1.len()
     );
     // Nor is what was queued for one that was refused.
     for number in [4, 5] {
@@ -359,7 +359,7 @@ fn an_open_request_reaches_no_handler_while_the_client_does_not_take_its_answers
     assert!(duo.server.may_handle());
     duo.settle();
     duo.open(12);
-    assert_eq!(duo.settle().0, [Told::Opened(7, vec![])]);
+    assert_eq!(duo.settle().0, [Event::Opened(7, vec![])]);
 }
 
 /// More is queued than the connection may hold, and all of it waits for credit. However many other
@@ -390,9 +390,9 @@ fn credit_is_read_however_many_requests_are_deferred() {
     let mut count = 0;
     for _ in 0..10 {
         duo.client.credit(1, 64 * KIB, true);
-        for told in duo.settle().0 {
-            let Told::Whole(number, _) = told else {
-                panic!("{told:?}")
+        for event in duo.settle().0 {
+            let Event::Whole(number, _) = event else {
+                panic!("{event:?}")
             };
             duo.server.answer(duo.id(number), vec![]).unwrap();
             count += 1;
@@ -422,7 +422,7 @@ fn answers_that_are_collected_are_bounded_by_what_the_connection_may_hold() {
     // The others go on.
     let third = duo.id(3);
     duo.server.write(third, vec![1; 200 * KIB]).unwrap();
-    assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::AnswerTooLarge)]);
+    assert_eq!(duo.settle().1, [Event::Refused(1, Refusal::AnswerTooLarge)]);
     for number in 2..=4 {
         duo.server.finish_answer(duo.id(number)).unwrap();
     }
@@ -432,9 +432,9 @@ fn answers_that_are_collected_are_bounded_by_what_the_connection_may_hold() {
     assert_eq!(duo.budget.answers(), 0);
 }
 
-fn length(told: &Told) -> usize {
-    match told {
-        Told::Whole(_, body) => body.len(),
+fn length(event: &Event) -> usize {
+    match event {
+        Event::Whole(_, body) => body.len(),
         other => panic!("{other:?}"),
     }
 }

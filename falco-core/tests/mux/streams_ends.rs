@@ -2,20 +2,20 @@
 
 use core::time::Duration;
 
-use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
+use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
 use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, StreamError};
 use falco_core::{CloseReason, ConnectionError, Fate, Refusal, Settings};
 
 const KIB: usize = 1024;
 
 #[test]
-fn a_whole_answer_may_end_an_open_request_and_its_writer_is_told() {
+fn a_whole_answer_may_end_an_open_request_and_its_writer_learns_that() {
     let mut duo = opened();
     duo.client.write(1, vec![1; 70 * KIB]).unwrap();
     assert!(!duo.client.wants(1));
     assert_eq!(joined(&duo.settle().0, 1).0.len(), 64 * KIB);
     duo.server.answer(duo.id(1), b"enough".to_vec()).unwrap();
-    assert_eq!(duo.settle().1, [Told::Whole(1, b"enough".to_vec())]);
+    assert_eq!(duo.settle().1, [Event::Whole(1, b"enough".to_vec())]);
     assert_eq!(duo.client.poll_writable(), Some(1));
     assert_eq!(duo.client.write(1, vec![0]), Err(StreamError::Ended));
     assert_eq!((duo.client.outstanding(), duo.server.unanswered()), (0, 0));
@@ -23,11 +23,11 @@ fn a_whole_answer_may_end_an_open_request_and_its_writer_is_told() {
     let mut duo = opened();
     duo.output = 300;
     duo.server.answer(duo.id(1), vec![8; 5_000]).unwrap();
-    assert_eq!(duo.settle().1, [Told::Whole(1, vec![8; 5_000])]);
+    assert_eq!(duo.settle().1, [Event::Whole(1, vec![8; 5_000])]);
 }
 
 #[test]
-fn a_cancelled_handler_can_write_no_more_and_one_that_has_finished_is_not_told() {
+fn a_cancelled_handler_cannot_write_and_one_that_has_finished_is_not_cancelled() {
     let mut duo = opened();
     let id = duo.id(1);
     duo.server.open_answer(id).unwrap();
@@ -36,7 +36,7 @@ fn a_cancelled_handler_can_write_no_more_and_one_that_has_finished_is_not_told()
     duo.settle();
     assert_eq!(duo.client.cancel_open(1), Some((1, Fate::MaybeProcessed)));
     assert_eq!(duo.client.write(1, vec![1]), Err(StreamError::Ended));
-    assert_eq!(duo.settle(), (vec![Told::Cancelled(1)], vec![]));
+    assert_eq!(duo.settle(), (vec![Event::Cancelled(1)], vec![]));
     // Its write fails, also one that waits for credit.
     assert_eq!(duo.server.poll_writable(), Some(id));
     assert_eq!(duo.server.write(id, vec![1]), Err(StreamError::Ended));
@@ -61,7 +61,7 @@ fn a_cancelled_handler_can_write_no_more_and_one_that_has_finished_is_not_told()
 
 #[test]
 fn a_handler_that_fails_in_the_middle_cuts_off_its_answer() {
-    for (error, told) in [
+    for (error, refusal) in [
         (Refusal::Failed, Refusal::Failed),
         (Refusal::Busy, Refusal::Failed),
         (Refusal::Cancelled, Refusal::Cancelled),
@@ -73,11 +73,11 @@ fn a_handler_that_fails_in_the_middle_cuts_off_its_answer() {
         duo.settle();
         duo.server.write(id, b"not sent".to_vec()).unwrap();
         let _ = duo.server.complete(id, Err(NoAnswer::Failed(&error)), false);
-        assert_eq!(duo.settle().1, [Told::Refused(1, told)]);
+        assert_eq!(duo.settle().1, [Event::Refused(1, refusal)]);
         // One that has not answered cannot say that it has not processed an open request.
         let mut duo = opened();
         let _ = duo.server.complete(duo.id(1), Err(NoAnswer::Failed(&error)), false);
-        assert_eq!(duo.settle().1, [Told::Refused(1, told)]);
+        assert_eq!(duo.settle().1, [Event::Refused(1, refusal)]);
     }
     // A whole answer after an open one has begun is an error of the handler.
     let mut duo = opened();
@@ -85,7 +85,7 @@ fn a_handler_that_fails_in_the_middle_cuts_off_its_answer() {
     duo.server.open_answer(id).unwrap();
     duo.settle();
     let _ = duo.server.complete(id, Ok(b"whole".to_vec()), false);
-    assert_eq!(duo.settle().1, [Told::Refused(1, Refusal::Failed)]);
+    assert_eq!(duo.settle().1, [Event::Refused(1, Refusal::Failed)]);
     assert_eq!(duo.server.unanswered(), 0);
 }
 
@@ -103,11 +103,11 @@ fn a_handler_that_drops_its_request_does_not_hold_up_the_client() {
     duo.client.finish_body(1).unwrap();
     assert_eq!(duo.settle(), (vec![], vec![]));
     duo.server.answer(duo.id(1), b"done".to_vec()).unwrap();
-    assert_eq!(duo.settle().1, [Told::Whole(1, b"done".to_vec())]);
+    assert_eq!(duo.settle().1, [Event::Whole(1, b"done".to_vec())]);
 }
 
 #[test]
-fn the_adapter_is_told_once_which_requests_have_begun() {
+fn each_open_request_that_has_begun_is_reported_once() {
     let mut duo = Duo::new(&settings(), &Settings::new().with_streams(64, 2));
     (1..=4).for_each(|ticket| duo.open(ticket));
     assert_eq!(duo.client.poll_begun(), None);
@@ -134,7 +134,7 @@ fn the_adapter_is_told_once_which_requests_have_begun() {
 }
 
 #[test]
-fn one_that_has_begun_is_never_sent_again_and_one_that_has_not_keeps_its_body() {
+fn an_open_request_that_has_begun_is_not_sent_again_and_another_keeps_its_body() {
     let mut duo = Duo::new(&settings(), &Settings::new().with_streams(64, 1));
     for ticket in 1..=2 {
         duo.open(ticket);
@@ -166,7 +166,7 @@ fn one_that_has_begun_is_never_sent_again_and_one_that_has_not_keeps_its_body() 
         assert!(second.client.open(end.call).is_ok());
     }
     second.client.write(2, b" and more".to_vec()).unwrap();
-    assert_eq!(second.settle().0, [Told::Opened(1, b"body and more".to_vec())]);
+    assert_eq!(second.settle().0, [Event::Opened(1, b"body and more".to_vec())]);
 
     // A server that closes: what has not begun moves, the others go on.
     let mut duo = Duo::new(&settings(), &Settings::new().with_streams(64, 1));
@@ -182,9 +182,9 @@ fn one_that_has_begun_is_never_sent_again_and_one_that_has_not_keeps_its_body() 
         Err(OpenRejected::Closed(_))
     ));
     duo.client.write(1, b"more".to_vec()).unwrap();
-    assert_eq!(duo.settle().0, [Told::Part(1, b"more".to_vec())]);
+    assert_eq!(duo.settle().0, [Event::Part(1, b"more".to_vec())]);
     duo.server.answer(duo.id(1), vec![]).unwrap();
-    assert_eq!(duo.settle().1, [Told::Whole(1, vec![])]);
+    assert_eq!(duo.settle().1, [Event::Whole(1, vec![])]);
     assert_eq!(duo.client.end(), Some(ConnectionError::Closed));
 }
 
@@ -205,7 +205,7 @@ fn at_the_end_of_the_clients_sending_half_an_answer_that_needs_credit_is_cut_off
     assert!(!duo.server.wants(two));
     duo.settle();
     duo.server.end_of_stream(duo.now, &[]).unwrap();
-    assert_eq!(duo.serve(), [Told::Cancelled(1)]);
+    assert_eq!(duo.serve(), [Event::Cancelled(1)]);
     let _ = duo.server.complete(one, Err(NoAnswer::Dropped), true);
     duo.answer();
     assert_eq!(duo.server.poll_writable(), Some(two));
@@ -225,7 +225,7 @@ fn a_client_that_closes_waits_for_its_open_requests() {
     duo.pass(Duration::from_secs(5));
     assert_eq!((duo.client.end(), duo.client.closes_at()), (None, None));
     duo.client.write(1, b"more".to_vec()).unwrap();
-    assert_eq!(duo.settle().0, [Told::Part(1, b"more".to_vec())]);
+    assert_eq!(duo.settle().0, [Event::Part(1, b"more".to_vec())]);
     // Nobody waits for the answer any more.
     assert!(duo.client.cancel_open(1).is_some());
     duo.settle();

@@ -1,6 +1,6 @@
 //! What open bodies take of memory, and what bounds it.
 
-use crate::duo::{BUDGET, Duo, Told, joined, settings};
+use crate::duo::{BUDGET, Duo, Event, joined, settings};
 use falco_core::mux::{SharedBudget, StreamError};
 use falco_core::{Refusal, Settings};
 
@@ -25,11 +25,11 @@ fn open_answers_do_not_exceed_what_answers_may_have() {
         }
         let no_room = Err(StreamError::NoRoom);
         assert_eq!(written, [Ok(()), Ok(()), no_room, no_room]);
-        let (_, told) = duo.settle();
+        let (_, events) = duo.settle();
         for ticket in [3, 4] {
             assert!(
-                told.contains(&Told::Refused(ticket, Refusal::AnswerTooLarge)),
-                "{told:?}"
+                events.contains(&Event::Refused(ticket, Refusal::AnswerTooLarge)),
+                "{events:?}"
             );
         }
     }
@@ -50,7 +50,10 @@ fn one_key_leaves_windows_to_another() {
     let opened = |duo: &mut Duo| {
         (1..=100).for_each(|ticket| duo.open(ticket));
         let (at_server, _) = duo.settle();
-        at_server.iter().filter(|told| matches!(told, Told::Opened(..))).count()
+        at_server
+            .iter()
+            .filter(|event| matches!(event, Event::Opened(..)))
+            .count()
     };
     let mut greedy = [connect(7), connect(7), connect(7)];
     // There are 48 windows.
@@ -145,12 +148,12 @@ fn joined_pieces_of_an_open_answer_count_with_their_memory() {
     }
     let counted = duo.budget.answers();
     assert!(counted.abs_diff(64 * KIB) <= 16 * KIB, "{counted}");
-    let mut owed = 32 * KIB;
+    let mut untaken = 32 * KIB;
     let mut take = |duo: &mut Duo, most: usize| {
-        let taken = owed.min(most);
+        let taken = untaken.min(most);
         duo.client.credit(1, taken, true);
-        owed = owed - taken + joined(&duo.settle().1, 1).0.len();
-        owed
+        untaken = untaken - taken + joined(&duo.settle().1, 1).0.len();
+        untaken
     };
     while take(&mut duo, usize::MAX) > 0 {}
     assert_eq!(duo.budget.answers(), 0);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::duo::{BUDGET, Duo, Told};
+use crate::duo::{BUDGET, Duo, Event};
 use falco_core::mux::{Call, NoAnswer};
 use falco_core::{RequestId, Settings};
 
@@ -89,7 +89,7 @@ struct Handler {
     id: RequestId,
     is_open: bool,
     got: usize,
-    owed: usize,
+    untaken: usize,
     ended: bool,
     dropped: bool,
     down: Option<Body>,
@@ -249,30 +249,30 @@ impl Run {
     fn credit_server(&mut self, pick: usize, size: usize) {
         let Some(number) = nth(&self.running, pick) else { return };
         let handler = self.running.get_mut(&number).unwrap();
-        let taken = handler.owed.min(size);
-        handler.owed -= taken;
-        self.duo.server.credit(handler.id, taken, handler.owed == 0);
+        let taken = handler.untaken.min(size);
+        handler.untaken -= taken;
+        self.duo.server.credit(handler.id, taken, handler.untaken == 0);
     }
 
     fn serve(&mut self) {
-        for told in self.duo.serve() {
-            match told {
-                Told::Whole(number, body) => {
+        for event in self.duo.serve() {
+            match event {
+                Event::Whole(number, body) => {
                     assert_eq!(body, b"whole");
                     self.run(number, false, 0);
                 }
-                Told::Opened(number, body) => {
+                Event::Opened(number, body) => {
                     self.run(number, true, 0);
                     self.part(number, &body);
                 }
-                Told::Part(number, body) => self.part(number, &body),
-                Told::Ended(number) => {
+                Event::Part(number, body) => self.part(number, &body),
+                Event::Ended(number) => {
                     if let Some(handler) = self.running.get_mut(&number) {
                         assert!(!handler.ended && !handler.dropped);
                         handler.ended = true;
                     }
                 }
-                Told::Cancelled(number) => {
+                Event::Cancelled(number) => {
                     if let Some(handler) = self.running.remove(&number) {
                         let _ = self.duo.server.complete(handler.id, Err(NoAnswer::Dropped), true);
                     }
@@ -287,7 +287,7 @@ impl Run {
             id: self.duo.id(number),
             is_open,
             got,
-            owed: 0,
+            untaken: 0,
             ended: false,
             dropped: false,
             down: None,
@@ -296,7 +296,7 @@ impl Run {
     }
 
     fn part(&mut self, number: u64, body: &[u8]) {
-        // A handler that has finished may still be told what was on its way.
+        // A handler that has finished may still receive what was on its way.
         let Some(handler) = self.running.get_mut(&number) else {
             return;
         };
@@ -304,30 +304,30 @@ impl Run {
         let expected = counting(handler.got, body.len());
         assert!(body.iter().copied().eq(expected), "the bytes are in their order");
         handler.got += body.len();
-        handler.owed += body.len();
-        assert!(handler.owed <= self.window, "more than the window is held");
+        handler.untaken += body.len();
+        assert!(handler.untaken <= self.window, "more than the window is held");
     }
 
     fn hear(&mut self) {
-        let told = self.duo.hear();
-        for told in told {
-            let (ticket, bytes, ended) = match told {
-                Told::Opened(ticket, body) => {
+        let events = self.duo.hear();
+        for event in events {
+            let (ticket, bytes, ended) = match event {
+                Event::Opened(ticket, body) => {
                     let asked = self.asked.get_mut(&ticket).unwrap();
                     assert!(asked.streams && asked.answer.replace(0).is_none());
                     (ticket, body, false)
                 }
-                Told::Part(ticket, body) => (ticket, body, false),
-                Told::Ended(ticket) => {
+                Event::Part(ticket, body) => (ticket, body, false),
+                Event::Ended(ticket) => {
                     assert!(self.asked[&ticket].answer.is_some());
                     (ticket, vec![], true)
                 }
-                Told::Whole(ticket, body) => {
+                Event::Whole(ticket, body) => {
                     assert_eq!(self.asked[&ticket].answer, None);
                     self.asked.get_mut(&ticket).unwrap().answer = Some(0);
                     (ticket, body, true)
                 }
-                Told::Refused(ticket, _) | Told::CallRefused(ticket, _, false) => {
+                Event::Refused(ticket, _) | Event::CallRefused(ticket, _, false) => {
                     assert!(self.asked.remove(&ticket).is_some());
                     continue;
                 }

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::duo::{BUDGET, Duo, Told, joined, opened, settings};
+use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
 use falco_core::{Refusal, Settings};
 
 const KIB: usize = 1024;
@@ -16,14 +16,14 @@ fn short_chunks_share_frames_and_long_ones_are_sent_as_they_are() {
     }
     duo.client.write(1, vec![9; 30_000]).unwrap();
     duo.client.write(1, vec![]).unwrap();
-    let told = duo.settle().0;
-    let lengths = told.iter().map(|told| match told {
-        Told::Part(1, body) => body.len(),
+    let events = duo.settle().0;
+    let lengths = events.iter().map(|event| match event {
+        Event::Part(1, body) => body.len(),
         other => panic!("{other:?}"),
     });
     assert_eq!(lengths.collect::<Vec<_>>(), [20_000, 30_000]);
     let expected: Vec<u8> = (0..200).flat_map(|at| [at; 100]).chain(vec![9; 30_000]).collect();
-    assert!(joined(&told, 1).0 == expected);
+    assert!(joined(&events, 1).0 == expected);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn what_is_queued_is_bounded_and_counts_towards_the_shared_bound() {
     duo.server.write(id, vec![1; 100 * KIB]).unwrap();
     duo.server.refuse(id, Refusal::Failed);
     assert_eq!((duo.budget.answers(), duo.budget.left()), (0, BUDGET));
-    assert_eq!(duo.settle().1.last(), Some(&Told::Refused(1, Refusal::Failed)));
+    assert_eq!(duo.settle().1.last(), Some(&Event::Refused(1, Refusal::Failed)));
 }
 
 #[test]
@@ -75,14 +75,14 @@ fn a_stream_goes_on_beside_a_large_message() {
             } else if !upwards && duo.server.wants(id) {
                 duo.server.write(id, vec![7; 30_000]).unwrap();
             }
-            let told = if upwards {
+            let events = if upwards {
                 duo.send();
                 duo.serve()
             } else {
                 duo.answer();
                 duo.hear()
             };
-            let bytes = joined(&told, 1).0.len();
+            let bytes = joined(&events, 1).0.len();
             got += bytes;
             if upwards {
                 duo.server.credit(id, bytes, true);
@@ -130,7 +130,7 @@ fn open_requests_that_wait_for_a_place_hold_up_no_stream() {
     duo.settle();
     for at in 0..10_u8 {
         duo.client.write(1, vec![at; 10]).unwrap();
-        assert_eq!(duo.settle().0, [Told::Part(1, vec![at; 10])]);
+        assert_eq!(duo.settle().0, [Event::Part(1, vec![at; 10])]);
     }
     assert_eq!(
         (duo.client.connection().in_flight(), duo.client.outstanding()),
@@ -143,7 +143,7 @@ fn open_requests_that_wait_for_a_place_hold_up_no_stream() {
 }
 
 #[test]
-fn what_waits_for_credit_stops_no_reading_and_has_no_deadline() {
+fn a_body_that_waits_for_credit_does_not_stop_reading_and_has_no_deadline() {
     let lifetime = Duration::from_secs(3);
     let settings = settings().with_lifetime(lifetime).unwrap().with_max_held(8 << 20);
     let mut duo = Duo::new(&settings, &settings.with_max_held(1 << 20));
@@ -164,9 +164,9 @@ fn what_waits_for_credit_stops_no_reading_and_has_no_deadline() {
         assert!(duo.server.may_read() && duo.server.may_handle());
         duo.request(ticket, b"small");
         let number = u64::from(u32::try_from(ticket).unwrap());
-        assert_eq!(duo.settle().0, [Told::Whole(number, b"small".to_vec())]);
+        assert_eq!(duo.settle().0, [Event::Whole(number, b"small".to_vec())]);
         duo.server.answer(duo.id(number), b"answer".to_vec()).unwrap();
-        assert_eq!(duo.settle().1, [Told::Whole(ticket, b"answer".to_vec())]);
+        assert_eq!(duo.settle().1, [Event::Whole(ticket, b"answer".to_vec())]);
     }
     assert_eq!((duo.client.end(), duo.server.connection().end()), (None, None));
 }
@@ -201,8 +201,8 @@ fn a_small_request_waits_for_at_most_two_records_of_eight_streams_at_full_speed(
                 if !upwards {
                     // Its answer is what waits.
                     while duo.send() > 0 {}
-                    let told = duo.serve();
-                    assert_eq!(told.len(), 1);
+                    let events = duo.serve();
+                    assert_eq!(events.len(), 1);
                     let id = *duo.ids.values().next_back().unwrap();
                     duo.server.answer(id, b"small".to_vec()).unwrap();
                 }
@@ -211,10 +211,10 @@ fn a_small_request_waits_for_at_most_two_records_of_eight_streams_at_full_speed(
             let sealed = if upwards { duo.send() } else { duo.answer() };
             records += 1;
             assert!(sealed > 0 && sealed <= 65_537, "{sealed} bytes in round {round}");
-            let told = if upwards { duo.serve() } else { duo.hear() };
-            for told in &told {
-                match told {
-                    Told::Part(number, body) => {
+            let events = if upwards { duo.serve() } else { duo.hear() };
+            for event in &events {
+                match event {
+                    Event::Part(number, body) => {
                         let number = *number;
                         moved[usize::try_from(number).unwrap()] += body.len();
                         // Nobody reads the eighth.
@@ -224,7 +224,7 @@ fn a_small_request_waits_for_at_most_two_records_of_eight_streams_at_full_speed(
                             duo.client.credit(number, body.len(), true);
                         }
                     }
-                    Told::Whole(..) => waited.push(records - asked),
+                    Event::Whole(..) => waited.push(records - asked),
                     other => panic!("{other:?}"),
                 }
             }

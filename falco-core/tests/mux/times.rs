@@ -89,7 +89,7 @@ fn a_write_that_makes_no_progress_for_a_lifetime_ends_the_connection() {
 /// The process was stopped, or its thread did not run. A thread that only writes asks the same as
 /// one that keeps deadlines.
 #[test]
-fn a_late_look_at_a_blocked_write_gives_it_another_lifetime_once() {
+fn a_late_poll_of_a_blocked_write_moves_its_deadline_by_a_lifetime_once() {
     let keys = (noise_client(7), noise_server(7));
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     client.blocked(ms(100));
@@ -115,7 +115,7 @@ fn a_late_look_at_a_blocked_write_gives_it_another_lifetime_once() {
 }
 
 #[test]
-fn a_deadline_to_which_the_owner_comes_late_is_put_off_so_that_he_reads_first() {
+fn a_late_poll_moves_a_deadline_so_that_what_has_arrived_is_read_first() {
     let keys = (noise_client(7), noise_server(7));
     // No later than a timer may be.
     let (_, mut server) = pair((&keys.0, &keys.1));
@@ -223,7 +223,7 @@ fn a_deadline_counts_at_once_when_all_is_read() {
 }
 
 #[test]
-fn bytes_that_are_no_sign_of_life_postpone_an_end_by_a_second() {
+fn bytes_that_are_no_sign_of_life_move_the_end_by_a_second() {
     let keys = (noise_client(7), noise_server(7));
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     let ping = ping_at(&mut client, ms(8_000));
@@ -243,7 +243,7 @@ fn bytes_that_are_no_sign_of_life_postpone_an_end_by_a_second() {
 }
 
 #[test]
-fn last_answers_have_a_lifetime_and_other_last_words_a_second() {
+fn last_answers_may_take_a_lifetime_to_write_and_other_last_output_a_second() {
     let keys = (noise_client(7), noise_server(7));
     let (client, server) = pair((&keys.0, &keys.1));
     let until = |ending: Ending| ending.poll_timeout();
@@ -270,9 +270,9 @@ fn last_answers_have_a_lifetime_and_other_last_words_a_second() {
     assert_eq!((stranger.step(ms(5)), until(stranger)), (LastStep::DropArrived, None));
 }
 
-/// What `ending` says and what a thread is told that waits in a write.
+/// The deadline of `ending`, and that of a thread that waits in a write.
 #[test]
-fn one_write_deadline_holds_for_the_last_bytes() {
+fn the_last_bytes_have_one_write_deadline() {
     let keys = (noise_client(7), noise_server(7));
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     assert_eq!(
@@ -374,7 +374,7 @@ fn queued(keys: &Keys) -> Served<'_, ()> {
 }
 
 #[test]
-fn a_client_that_takes_bytes_all_the_time_outlives_its_lifetime() {
+fn a_client_that_keeps_taking_bytes_does_not_expire() {
     for reads in [true, false] {
         let keys = keys();
         let mut served = queued(&keys);
@@ -397,7 +397,7 @@ fn a_client_that_takes_bytes_all_the_time_outlives_its_lifetime() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_more_has_a_lifetime_from_the_last_output_that_it_took() {
+fn a_client_that_stops_taking_bytes_expires_a_lifetime_after_the_last_output_it_took() {
     let keys = keys();
     let mut served = queued(&keys);
     for second in 0..=5 {
@@ -413,7 +413,7 @@ fn a_client_that_takes_nothing_more_has_a_lifetime_from_the_last_output_that_it_
 }
 
 #[test]
-fn answers_behind_which_nothing_is_queued_say_nothing_about_the_client() {
+fn the_last_queued_answer_does_not_show_that_the_client_reads() {
     let keys = keys();
     let settings = Settings::new().with_lifetime(LIFETIME).unwrap();
     let mut served = Served::new(&keys, &settings, ());
@@ -431,7 +431,7 @@ fn answers_behind_which_nothing_is_queued_say_nothing_about_the_client() {
 
 /// Its PING is behind what the link has not carried yet, and so is the answer.
 #[test]
-fn a_server_that_takes_bytes_all_the_time_is_not_dead() {
+fn a_server_that_keeps_taking_bytes_does_not_count_as_dead() {
     let keys = noise_client(7);
     let mut scene = Scene::new(&keys, 1 << 20);
     for ticket in 1..=90 {

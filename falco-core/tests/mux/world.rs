@@ -10,7 +10,7 @@ use falco_core::{
     RequestId, ServerConnection, ServerKeyRef, Settings,
 };
 
-use crate::book::{Book, Ticket, Waiter};
+use crate::requests::{Requests, Ticket, Waiter};
 
 /// One direction of the stream.
 #[derive(Default)]
@@ -20,7 +20,7 @@ struct Link {
     /// The sender has ended the stream.
     closed: bool,
     /// The receiver has seen the end.
-    told: bool,
+    seen: bool,
     /// Bytes were lost: the end is a reset and not an end of the stream.
     reset: bool,
 }
@@ -46,7 +46,7 @@ impl Link {
 
     /// Whether the receiver sees the end of the stream now. It sees it once.
     fn ends(&mut self) -> bool {
-        self.closed && self.flying.is_empty() && !core::mem::replace(&mut self.told, true)
+        self.closed && self.flying.is_empty() && !core::mem::replace(&mut self.seen, true)
     }
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct World<C: ClientKeyRef, S: ServerKeyRef> {
     budget: SharedBudget,
     to_server: Link,
     to_client: Link,
-    book: Book,
+    requests: Requests,
     /// Requests whose handlers run.
     running: BTreeMap<Ticket, RequestId>,
     /// Requests that were answered. The answer may not have been received.
@@ -86,7 +86,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
             budget,
             to_server: Link::default(),
             to_client: Link::default(),
-            book: Book::default(),
+            requests: Requests::default(),
             running: BTreeMap::new(),
             answered: BTreeMap::new(),
             cancelled: BTreeSet::new(),
@@ -97,36 +97,36 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     }
 
     pub(crate) fn request(&mut self, size: usize) {
-        let ticket = Ticket::try_from(self.book.asked.len()).expect("a run has few");
-        let has_empty = self.book.asked.values().any(Vec::is_empty);
+        let ticket = Ticket::try_from(self.requests.asked.len()).expect("a run has few");
+        let has_empty = self.requests.asked.values().any(Vec::is_empty);
         let body = vec![ticket; size.max(usize::from(has_empty))];
-        self.book.asked.insert(ticket, body.clone());
+        self.requests.asked.insert(ticket, body.clone());
         match self.client.request(Call::new(ticket.into(), body, Waiter(ticket))) {
             Ok(()) => {}
             Err((call, None)) => {
                 assert!(!self.client.is_open());
-                self.book.returned(call, Fate::NotProcessed);
+                self.requests.returned(call, Fate::NotProcessed);
             }
             Err((call, Some(error))) => {
                 assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
-                self.book.returned(call, Fate::NotProcessed);
+                self.requests.returned(call, Fate::NotProcessed);
             }
         }
     }
 
     /// Cancels any request, completed or not.
     pub(crate) fn cancel(&mut self, pick: usize) {
-        let Some(nth) = pick.checked_rem(self.book.asked.len()) else {
+        let Some(nth) = pick.checked_rem(self.requests.asked.len()) else {
             return;
         };
-        let ticket = *self.book.asked.keys().nth(nth).expect("so many were asked");
+        let ticket = *self.requests.asked.keys().nth(nth).expect("so many were asked");
         match self.client.cancel(ticket.into()) {
             Some((call, fate)) => {
-                self.book.returned(call, fate);
+                self.requests.returned(call, fate);
                 self.cancelled.insert(ticket);
                 assert!(self.client.outstanding() > 0 || !self.client.has_unsent());
             }
-            None => assert!(self.book.ended.contains(&ticket), "{ticket} has completed"),
+            None => assert!(self.requests.ended.contains(&ticket), "{ticket} has completed"),
         }
     }
 
@@ -137,7 +137,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         let body = vec![ticket; size];
         match self.server.answer(id, body.clone()) {
             Ok(()) => {
-                self.book.answers.insert(ticket, body);
+                self.requests.answers.insert(ticket, body);
                 self.answered.insert(ticket, id);
             }
             Err(error) => assert!(matches!(error, RequestError::TooLarge { .. }), "{error}"),
@@ -195,13 +195,13 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     /// What moves on once the connection accepts nothing new.
     fn take_closing(&mut self) {
         if let Some(unbegun) = self.client.poll_closing() {
-            self.book.unbegun(unbegun);
+            self.requests.unbegun(unbegun);
         }
         assert!(self.client.is_open() || self.client.connection().end().is_some() || !self.client.has_unbegun());
     }
 
     pub(crate) fn take_unbegun(&mut self) {
-        self.book.unbegun(self.client.take_unbegun());
+        self.requests.unbegun(self.client.take_unbegun());
     }
 
     pub(crate) fn pass(&mut self, time: Duration) {
@@ -214,10 +214,10 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     /// or how many bytes it needs.
     pub(crate) fn write_client(&mut self, size: usize) -> Result<bool, usize> {
         let mut out = vec![0; size];
-        let (book, all_sealed) = (&mut self.book, self.client.all_sealed());
+        let (requests, all_sealed) = (&mut self.requests, self.client.all_sealed());
         let sealed = self.client.seal(self.now, &mut out, |waiter, error| {
             assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
-            book.ends(waiter, Fate::NotProcessed);
+            requests.ends(waiter, Fate::NotProcessed);
         });
         // What is due now may end the connection.
         assert!(!all_sealed || sealed == Ok(0) || self.client.connection().end().is_some());
@@ -269,7 +269,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                 None
             }
             Ok(ClientStep::Answer { consumed, waiter, body }) => {
-                self.book.answered(waiter, body.bytes());
+                self.requests.answered(waiter, body.bytes());
                 Some(consumed)
             }
             Ok(ClientStep::Refused {
@@ -283,7 +283,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                 } else {
                     Fate::MaybeProcessed
                 };
-                self.book.returned(call, fate);
+                self.requests.returned(call, fate);
                 Some(consumed)
             }
             Ok(ClientStep::Closing { consumed, .. }) => {
@@ -305,7 +305,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
 
     fn end_client(&mut self) {
         self.client_over = true;
-        self.book.unfinished(self.client.finish());
+        self.requests.unfinished(self.client.finish());
     }
 
     /// Delivers bytes to the server, if it reads. Returns whether something changed.
@@ -336,7 +336,7 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
             }
             Ok(ServerStep::Request { consumed, id, body }) => {
                 assert!(may_handle, "too many answers are queued");
-                let ticket = self.book.handed_out(Body::bytes(&body));
+                let ticket = self.requests.handed_out(Body::bytes(&body));
                 self.running.insert(ticket, id);
                 Some(consumed)
             }
@@ -391,11 +391,14 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
         self.settle();
         let in_order = |end: Option<ConnectionError>| matches!(end, None | Some(ConnectionError::Closed));
         let in_order = |own: &Self| {
-            in_order(own.client.connection().end()) && in_order(own.server.connection().end()) && !own.to_client.told
+            in_order(own.client.connection().end()) && in_order(own.server.connection().end()) && !own.to_client.seen
         };
         if in_order(&self) && self.stops {
             let runs = |ticket| self.running.contains_key(ticket);
-            assert!(!self.cancelled.iter().any(runs), "whoever was cancelled is told");
+            assert!(
+                !self.cancelled.iter().any(runs),
+                "the handlers of cancelled requests have stopped"
+            );
         }
         while !self.running.is_empty() {
             self.answer(0, 10);
@@ -417,7 +420,10 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     }
 
     fn assert_all_ended(&self) {
-        assert!(self.book.asked.keys().eq(&self.book.ended), "all were given back");
+        assert!(
+            self.requests.asked.keys().eq(&self.requests.ended),
+            "all were given back"
+        );
         let text = format!("{:?}", self.client);
         assert!(
             text.ends_with("outstanding: 0, begun: 0, parts: 0, queued: 0, .. }"),

@@ -29,12 +29,12 @@ fn after_the_servers_close_requests_up_to_its_last_complete_and_later_ones_are_n
         (9, CloseReason::Done),
     ] {
         let mut rig = busy();
-        let told = [
+        let expected = [
             NoiseEvent::Closing(reason),
             NoiseEvent::Refused(4, Refusal::NotProcessed),
             NoiseEvent::Refused(5, Refusal::NotProcessed),
         ];
-        assert_eq!(rig.receive(&raw_frame(CLOSE, 3, &[code])), told);
+        assert_eq!(rig.receive(&raw_frame(CLOSE, 3, &[code])), expected);
         assert_eq!((rig.machine.status(), rig.machine.in_flight()), (Status::Draining, 2));
         assert_eq!(rig.machine.request(1).unwrap_err(), Error::Closing);
         rig.receive(&raw_frame(PART, 1, b"rest"));
@@ -75,7 +75,7 @@ fn a_client_without_request_ids_closes_by_itself_and_ends() {
     rig.request(b"the last");
     assert_eq!(rig.sent(), [(MESSAGE, u32::MAX, b"the last".to_vec())]);
     let mut message = rig.machine.request(4).unwrap();
-    // Nothing fits, so the caller is told how much room the CLOSE needs.
+    // Nothing fits, so the error says how much room the CLOSE needs.
     let sealed = rig.machine.seal(rig.now, [(&mut message, &b"more"[..])], &mut []);
     assert!(matches!(sealed, Err(SealError::OutputTooSmall(_))), "{sealed:?}");
     rig.seal_request(&mut message, b"more");
@@ -96,11 +96,11 @@ fn a_close_that_ends_at_once_says_which_requests_were_not_processed() {
     ] {
         let mut rig = busy();
         let record = [raw_frame(MESSAGE, 3, b"before"), raw_frame(CLOSE, 4, &[code])].concat();
-        let told = [
+        let expected = [
             NoiseEvent::Whole(3, b"before".to_vec()),
             NoiseEvent::Refused(5, Refusal::NotProcessed),
         ];
-        assert_eq!(rig.receive(&record), told);
+        assert_eq!(rig.receive(&record), expected);
         assert_eq!(rig.sent(), []);
         rig.assert_ended(end);
     }

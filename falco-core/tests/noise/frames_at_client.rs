@@ -136,7 +136,7 @@ fn answers_arrive_in_any_order_as_a_whole_or_in_interleaved_parts() {
         raw_frame(PART, 3, b"ab"),
         raw_frame(PART, 1, b"st"),
     ];
-    let told = [
+    let expected = [
         NoiseEvent::Whole(5, b"five".to_vec()),
         NoiseEvent::Part(1, b"re".to_vec(), false),
         NoiseEvent::Whole(4, vec![]),
@@ -144,7 +144,7 @@ fn answers_arrive_in_any_order_as_a_whole_or_in_interleaved_parts() {
         NoiseEvent::Part(3, b"ab".to_vec(), true),
         NoiseEvent::Part(1, b"st".to_vec(), true),
     ];
-    assert_eq!(rig.receive(&all.concat()), told);
+    assert_eq!(rig.receive(&all.concat()), expected);
     assert_eq!(rig.machine.in_flight(), 0);
 }
 

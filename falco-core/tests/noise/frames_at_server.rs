@@ -162,7 +162,7 @@ fn a_begin_may_be_the_whole_message_and_there_may_be_many_parts() {
         raw_frame(PART, 3, b"skipped, as all has come"),
         raw_frame(MESSAGE, 5, b""),
     ];
-    let told = [
+    let expected = [
         NoiseEvent::Begin(3, 3, vec![]),
         NoiseEvent::Whole(4, b"between".to_vec()),
         NoiseEvent::Part(3, b"a".to_vec(), false),
@@ -170,7 +170,7 @@ fn a_begin_may_be_the_whole_message_and_there_may_be_many_parts() {
         NoiseEvent::Part(3, b"bc".to_vec(), true),
         NoiseEvent::Whole(5, vec![]),
     ];
-    assert_eq!(rig.receive(&all.concat()), told);
+    assert_eq!(rig.receive(&all.concat()), expected);
     assert_eq!(rig.sent(), [(PONG, 0, vec![9; 8])]);
 }
 
@@ -296,11 +296,11 @@ fn after_its_close_a_client_may_complete_its_requests_and_begin_no_new_ones() {
         raw_frame(PONG, 0, &[3; 8]),
         raw_frame(200, 3, b"?"),
     ];
-    let told = [
+    let expected = [
         NoiseEvent::Part(5, b"rest".to_vec(), true),
         NoiseEvent::Cancelled(6),
         NoiseEvent::Ping,
     ];
-    assert_eq!(rig.receive(&rest.concat()), told);
+    assert_eq!(rig.receive(&rest.concat()), expected);
     assert_eq!(rig.sent(), [(PONG, 0, vec![3; 8])]);
 }

@@ -194,8 +194,11 @@ fn parts_that_arrived_before_a_late_poll_are_read_before_their_request_counts_as
         rig.now = ms(late);
         rig.machine.handle_late_poll(rig.now);
         assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
-        let told = rig.receive(&raw_frame(PART, 1, part));
-        assert!(matches!(told.as_slice(), [NoiseEvent::Part(1, ..)]), "{late}: {told:?}");
+        let events = rig.receive(&raw_frame(PART, 1, part));
+        assert!(
+            matches!(events.as_slice(), [NoiseEvent::Part(1, ..)]),
+            "{late}: {events:?}"
+        );
     }
 }
 

@@ -1,5 +1,5 @@
-//! A session with open bodies, split into reads of one byte, and cut at every byte: no side is told
-//! that a stream is whole which is not.
+//! A session with open bodies, split into reads of one byte, and cut at every byte: no side takes a
+//! body for whole that was cut off.
 
 use crate::common::noise::{
     AtClient, AtServer, BEGIN, CLOSE, CREDIT, END, MESSAGE, NoiseEvent, OPEN, PART, Rig, at_client_with,
@@ -65,9 +65,9 @@ fn from_server() -> Vec<(Vec<u8>, usize)> {
 }
 
 /// How many bodies are whole according to these events.
-fn whole(told: &[NoiseEvent]) -> usize {
-    let is_last = |told: &&NoiseEvent| matches!(told, NoiseEvent::Part(_, _, true));
-    told.iter().filter(is_last).count()
+fn whole(received: &[NoiseEvent]) -> usize {
+    let is_last = |event: &&NoiseEvent| matches!(event, NoiseEvent::Part(_, _, true));
+    received.iter().filter(is_last).count()
 }
 
 /// Cuts these records at each byte, and passes the events and the end to `each`.
@@ -88,15 +88,15 @@ fn cut_everywhere<R, H>(
     let all = new().bytes(&stream);
     for cut in 0..=stream.len() {
         let mut rig = new();
-        let told = rig.bytes(&stream[..cut]);
+        let received = rig.bytes(&stream[..cut]);
         let mut slow = new();
         let one_by_one: Vec<_> = stream[..cut].iter().flat_map(|byte| slow.bytes(&[*byte])).collect();
-        assert_eq!(told, one_by_one, "cut at {cut}");
-        assert_eq!(told, all[..told.len()], "cut at {cut}");
+        assert_eq!(received, one_by_one, "cut at {cut}");
+        assert_eq!(received, all[..received.len()], "cut at {cut}");
         let (_, complete) = ends.iter().rfind(|(end, _)| *end <= cut).unwrap();
-        assert_eq!(whole(&told), *complete, "cut at {cut}");
+        assert_eq!(whole(&received), *complete, "cut at {cut}");
         let end = rig.machine.end_of_stream(rig.now, &rig.unread).err();
-        each(&mut rig, &told, end, cut);
+        each(&mut rig, &received, end, cut);
     }
 }
 
@@ -112,8 +112,8 @@ fn a_server_whose_stream_is_cut_at_any_byte_does_not_take_a_body_for_whole() {
 fn a_client_whose_stream_is_cut_at_any_byte_does_not_take_an_answer_for_whole() {
     let records = from_server();
     let mut closed = 0;
-    cut_everywhere(client, &records, |rig, told, end, cut| {
-        let complete = whole(told) == 3;
+    cut_everywhere(client, &records, |rig, received, end, cut| {
+        let complete = whole(received) == 3;
         let expected = if complete {
             ConnectionError::Closed
         } else {

@@ -77,7 +77,7 @@ fn a_whole_answer_ends_a_request_whose_body_is_still_open() {
 }
 
 #[test]
-fn a_server_tells_the_handler_of_a_cancelled_stream_that_and_never_its_end() {
+fn the_handler_of_a_cancelled_stream_receives_the_cancellation_and_no_end() {
     for answers in [false, true] {
         let mut rig = server();
         rig.receive(&open(1, b"one"));
@@ -136,7 +136,7 @@ fn a_cancelled_client_sends_nothing_more_of_its_stream_and_reads_the_rest_of_the
     rig.seal_request(&mut request, b"two");
     assert_eq!((rig.opened(), request.is_done()), (vec![(CANCEL, 1, vec![])], true));
     rig.machine.credit(id, 1, true).unwrap();
-    assert_eq!(rig.sent(), [], "it owes no credit");
+    assert_eq!(rig.sent(), [], "no CREDIT is due");
     // What the server has sent before it reads the CANCEL is within the window.
     let part = raw_frame(PART, 1, &[7; 4 * KIB - 1]);
     assert_eq!(rig.receive(&part).len(), 1);
@@ -145,15 +145,15 @@ fn a_cancelled_client_sends_nothing_more_of_its_stream_and_reads_the_rest_of_the
         [NoiseEvent::Refused(1, Refusal::Cancelled)]
     );
     assert_eq!(rig.machine.in_flight(), 0);
-    for (last, told) in [
+    for (last, is_valid) in [
         (raw_frame(END, 1, b""), true),
         (raw_frame(PART, 1, &[7; 4 * KIB]), false),
     ] {
         let (mut rig, _, id) = asking();
         rig.receive(&open(1, b"I"));
         rig.machine.cancel(id).unwrap();
-        assert_eq!(rig.receive(&last).len(), usize::from(told));
-        assert_eq!(rig.machine.end(), (!told).then_some(ConnectionError::Protocol));
+        assert_eq!(rig.receive(&last).len(), usize::from(is_valid));
+        assert_eq!(rig.machine.end(), (!is_valid).then_some(ConnectionError::Protocol));
     }
 }
 
@@ -181,28 +181,28 @@ fn a_refusal_as_not_processed_counts_only_before_credit_and_answer() {
             assert_eq!(rig.receive(&frame), [NoiseEvent::Refused(1, expected)]);
             // In one record too.
             let (mut rig, ..) = asking();
-            let told = rig.receive(&[before, frame.clone()].concat());
-            assert_eq!(told.last(), Some(&NoiseEvent::Refused(1, expected)));
+            let events = rig.receive(&[before, frame.clone()].concat());
+            assert_eq!(events.last(), Some(&NoiseEvent::Refused(1, expected)));
         }
         // A server does not say it then.
         let mut rig = server();
         rig.receive(&open(1, b"abc"));
         rig.machine.refuse(rig.ids[&1], refusal).unwrap();
         assert_eq!(rig.sent(), [(REFUSE, 1, vec![code])]);
-        let told = if refusal.is_unprocessed() { 3 } else { code };
+        let sent = if refusal.is_unprocessed() { 3 } else { code };
         let mut rig = server();
         rig.receive(&open(1, b"abc"));
         rig.machine.credit(rig.ids[&1], 3, true).unwrap();
         rig.sent();
         rig.machine.refuse(rig.ids[&1], refusal).unwrap();
-        assert_eq!(rig.sent(), [(REFUSE, 1, vec![told])]);
+        assert_eq!(rig.sent(), [(REFUSE, 1, vec![sent])]);
         let mut rig = server();
         rig.receive(&open(1, b"abc"));
         let mut answer = rig.machine.open_answer(rig.ids[&1]).unwrap();
         rig.seal_answer(&mut answer, b"");
         rig.opened();
         rig.machine.refuse(rig.ids[&1], refusal).unwrap();
-        assert_eq!(rig.sent(), [(REFUSE, 1, vec![told])], "it cuts off the answer");
+        assert_eq!(rig.sent(), [(REFUSE, 1, vec![sent])], "it cuts off the answer");
     }
 }
 
@@ -214,9 +214,9 @@ fn nothing_but_the_lifetime_ends_a_silent_stream() {
     for at in 1..4 {
         rig.now = rig.now + Duration::from_secs(50);
         rig.machine.handle_timeout(rig.now).unwrap();
-        let told = rig.receive(&raw_frame(PING, 0, &[at; 8]));
+        let events = rig.receive(&raw_frame(PING, 0, &[at; 8]));
         let stale = rig.sent().contains(&(REFUSE, 2, vec![5]));
-        assert_eq!((stale, told.contains(&NoiseEvent::Abandoned(2))), (at == 2, at == 2));
+        assert_eq!((stale, events.contains(&NoiseEvent::Abandoned(2))), (at == 2, at == 2));
     }
     assert_eq!(rig.machine.in_flight(), 1);
     rig.machine.set_reading(rig.now, false);
@@ -294,16 +294,16 @@ fn a_stream_goes_on_after_either_close_until_it_ends() {
     assert_eq!(rig.sent(), [(CLOSE, 1, vec![2])]);
     assert_eq!(rig.receive(&raw_frame(PART, 1, b"two")).len(), 1);
     let (mut rig, ..) = asking();
-    let told = rig.receive(&raw_frame(CLOSE, 0, &[2]));
+    let events = rig.receive(&raw_frame(CLOSE, 0, &[2]));
     let refused = NoiseEvent::Refused(1, Refusal::NotProcessed);
-    assert_eq!(told, [NoiseEvent::Closing(CloseReason::ShuttingDown), refused]);
+    assert_eq!(events, [NoiseEvent::Closing(CloseReason::ShuttingDown), refused]);
     rig.assert_ended(ConnectionError::Closed);
     // A server that contradicts itself.
     for before in [credit(1, 1), open(1, b"")] {
         let (mut rig, ..) = asking();
         rig.receive(&before);
-        let told = rig.receive(&raw_frame(CLOSE, 0, &[2]));
-        assert_eq!(told.last(), Some(&NoiseEvent::Refused(1, Refusal::Failed)));
+        let events = rig.receive(&raw_frame(CLOSE, 0, &[2]));
+        assert_eq!(events.last(), Some(&NoiseEvent::Refused(1, Refusal::Failed)));
     }
 }
 
@@ -362,9 +362,9 @@ fn at_the_end_of_a_clients_sending_half_its_body_is_cut_off_and_its_answer_may_u
     rig.seal_answer(&mut answers[1], &[7; KIB]);
     rig.machine.end_of_stream(rig.now, &[]).unwrap();
     rig.machine.end_of_stream(rig.now, &[]).unwrap();
-    let told = rig.bytes(&[]);
+    let events = rig.bytes(&[]);
     assert_eq!(
-        told,
+        events,
         [NoiseEvent::Cancelled(1), NoiseEvent::Cancelled(2)],
         "not those that were whole"
     );

@@ -103,18 +103,21 @@ fn check<R: for<'u> Role<Event<'u>: crate::common::noise::IntoNoiseEvent>, H: Ke
 ) {
     for before in [vec![], raw_frame(PING, 0, &[1; 8]), raw_frame(200, 7, b"?")] {
         let mut rig = new();
-        let told = rig.receive(&[&before, frames].concat());
-        let told: Vec<_> = told.into_iter().filter(|told| *told != NoiseEvent::Ping).collect();
+        let received = rig.receive(&[&before, frames].concat());
+        let received: Vec<_> = received
+            .into_iter()
+            .filter(|event| *event != NoiseEvent::Ping)
+            .collect();
         let said: Vec<_> = rig.sent().into_iter().filter(|frame| frame.0 != 7).collect();
         match does {
             Does::Breaks => {
-                assert_eq!(told, [], "{what}");
+                assert_eq!(received, [], "{what}");
                 assert_eq!(rig.machine.end(), Some(ConnectionError::Protocol), "{what}");
                 assert_eq!(said, [(CLOSE, last, vec![4])], "{what}");
                 rig.assert_ended(ConnectionError::Protocol);
             }
             Does::Tells(events, frames) => {
-                assert_eq!((&told, &said), (events, frames), "{what}");
+                assert_eq!((&received, &said), (events, frames), "{what}");
                 assert_eq!(rig.machine.end(), None, "{what}");
             }
         }

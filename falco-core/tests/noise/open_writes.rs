@@ -212,7 +212,7 @@ fn any_output_that_is_large_enough_makes_progress_and_a_smaller_one_says_so() {
 }
 
 #[test]
-fn credit_is_given_for_half_a_window_or_to_an_owner_that_waits() {
+fn credit_is_given_for_half_a_window_or_to_a_reader_that_waits() {
     let half = 2 * KIB;
     let mut rig = server(u16::MAX);
     rig.receive(&open(1, &[1; 4 * KIB]));
@@ -222,7 +222,7 @@ fn credit_is_given_for_half_a_window_or_to_an_owner_that_waits() {
     rig.machine.credit(id, 0, true).unwrap();
     assert_eq!(rig.sent(), [(CREDIT, 1, 2047_u32.to_be_bytes().to_vec())], "it waits");
     rig.machine.credit(id, 0, true).unwrap();
-    assert_eq!(rig.sent(), [], "nothing is owed");
+    assert_eq!(rig.sent(), [], "no CREDIT is due");
     rig.machine.credit(id, half - 1, false).unwrap();
     rig.machine.credit(id, 1, false).unwrap();
     rig.machine.credit(id, 1, false).unwrap();
@@ -231,7 +231,7 @@ fn credit_is_given_for_half_a_window_or_to_an_owner_that_waits() {
         [(CREDIT, 1, 2049_u32.to_be_bytes().to_vec())],
         "in one frame"
     );
-    // All that came is taken, so nothing more is owed, whatever the owner says.
+    // All that arrived was taken, so no more CREDIT is due, whatever the caller says.
     rig.machine.credit(id, usize::MAX, true).unwrap();
     assert_eq!(rig.sent(), []);
     rig.receive(&raw_frame(PART, 1, b"abc"));
@@ -417,7 +417,7 @@ fn a_handler_that_drops_its_body_has_the_rest_discarded_and_credited() {
     rig.receive(&open(1, &[1; 2 * KIB - 1]));
     let id = rig.ids[&1];
     rig.machine.discard(id).unwrap();
-    assert_eq!(rig.sent(), [], "less than half a window is owed");
+    assert_eq!(rig.sent(), [], "less than half a window was taken");
     assert_eq!(rig.receive(&raw_frame(PART, 1, b"x")), []);
     assert_eq!(rig.sent(), [(CREDIT, 1, 2048_u32.to_be_bytes().to_vec())]);
     for _ in 0..5 {

@@ -62,21 +62,21 @@ impl Caller for Serving {
     }
 
     fn event(&mut self, event: ServerEvent<'_>, seen: &mut Seen) {
-        let (told, id) = event.into_noise_event();
-        if let (NoiseEvent::Whole(..) | NoiseEvent::Part(.., true), Some(id)) = (&told, id)
+        let (reported, id) = event.into_noise_event();
+        if let (NoiseEvent::Whole(..) | NoiseEvent::Part(.., true), Some(id)) = (&reported, id)
             && id.number() % 4 != 0
             && let Ok(mut answer) = self.0.answer(id, 2)
         {
             seal(&mut self.0, &mut answer, b"ok", seen);
         }
-        if let (NoiseEvent::Cancelled(_), Some(id)) = (&told, id) {
+        if let (NoiseEvent::Cancelled(_), Some(id)) = (&reported, id) {
             let _ = self.0.refuse(id, Refusal::Cancelled);
         }
-        if let (NoiseEvent::Opened(_, body) | NoiseEvent::Part(_, body, _), Some(id)) = (&told, id) {
+        if let (NoiseEvent::Opened(_, body) | NoiseEvent::Part(_, body, _), Some(id)) = (&reported, id) {
             let _ = self.0.credit(id, body.len(), id.number() % 2 == 0);
         }
         // Some open requests are answered before they end.
-        if let (NoiseEvent::Opened(..), Some(id)) = (&told, id)
+        if let (NoiseEvent::Opened(..), Some(id)) = (&reported, id)
             && id.number() % 3 == 0
             && let Ok(mut answer) = self.0.open_answer(id)
         {
@@ -85,7 +85,7 @@ impl Caller for Serving {
             answer.finish();
             seal(&mut self.0, &mut answer, b".", seen);
         }
-        seen.events.push((0, Event::NoiseEvent(told)));
+        seen.events.push((0, Event::NoiseEvent(reported)));
     }
 
     fn wait(&mut self, wait: ServerWait, _seen: &mut Seen) {
@@ -106,11 +106,11 @@ impl Caller for Asking {
     }
 
     fn event(&mut self, event: ClientEvent<'_>, seen: &mut Seen) {
-        let (told, id) = event.into_noise_event();
-        if let (NoiseEvent::Opened(_, body) | NoiseEvent::Part(_, body, _), Some(id)) = (&told, id) {
+        let (reported, id) = event.into_noise_event();
+        if let (NoiseEvent::Opened(_, body) | NoiseEvent::Part(_, body, _), Some(id)) = (&reported, id) {
             let _ = self.0.credit(id, body.len(), id.number() % 2 == 0);
         }
-        if told == NoiseEvent::Established {
+        if reported == NoiseEvent::Established {
             let mut request = self.0.open_request().unwrap();
             seal(&mut self.0, &mut request, b"open", seen);
             self.1.extend(request.id());
@@ -120,10 +120,10 @@ impl Caller for Asking {
                 self.1.extend(request.id());
             }
         }
-        if let (NoiseEvent::Whole(..), Some(id)) = (&told, self.1.pop()) {
+        if let (NoiseEvent::Whole(..), Some(id)) = (&reported, self.1.pop()) {
             let _ = self.0.cancel(id);
         }
-        seen.events.push((0, Event::NoiseEvent(told)));
+        seen.events.push((0, Event::NoiseEvent(reported)));
     }
 
     fn wait(&mut self, _wait: ClientWait, _seen: &mut Seen) {}
@@ -303,14 +303,14 @@ fn a_valid_stream_byte_by_byte_gives_all_its_events_and_output() {
     let two = [raw_frame(MESSAGE, 2, b"two"), raw_frame(PING, 0, b"eight by")].concat();
     let pieces = [raw_frame(BEGIN, 1, &begin(4, b"ab")), two, raw_frame(PART, 1, b"cd")].map(Piece::Record);
     let seen = check_server(&pieces, 255, &one);
-    let told = [
+    let expected = [
         NoiseEvent::Established,
         NoiseEvent::Begin(1, 4, b"ab".to_vec()),
         NoiseEvent::Whole(2, b"two".to_vec()),
         NoiseEvent::Ping,
         NoiseEvent::Part(1, b"cd".to_vec(), true),
     ];
-    assert_eq!(seen.events, told.map(|told| (0, Event::NoiseEvent(told))));
+    assert_eq!(seen.events, expected.map(|event| (0, Event::NoiseEvent(event))));
     assert_eq!(
         seen.output.len(),
         64 + 33 + (15 + 9 + 18) + 27,
@@ -320,10 +320,10 @@ fn a_valid_stream_byte_by_byte_gives_all_its_events_and_output() {
 
     let pieces = [raw_frame(MESSAGE, 2, b"two"), raw_frame(REFUSE, 1, &[1])].map(Piece::Record);
     let seen = check_client(&pieces, 255, &one);
-    let told = [
+    let expected = [
         NoiseEvent::Established,
         NoiseEvent::Whole(2, b"two".to_vec()),
         NoiseEvent::Refused(1, Refusal::Busy),
     ];
-    assert_eq!(seen.events, told.map(|told| (0, Event::NoiseEvent(told))));
+    assert_eq!(seen.events, expected.map(|event| (0, Event::NoiseEvent(event))));
 }

@@ -12,18 +12,18 @@ use falco_core::{Error, Refusal, ReplyError, RequestError, SealError, Settings, 
 
 /// Takes all pending output and all events of a server. Returns the events and the refusals.
 fn drain(rig: &mut AtServer) -> (Vec<NoiseEvent>, Vec<(u32, u8)>) {
-    let (mut told, mut refused) = (Vec::new(), Vec::new());
+    let (mut received, mut refused) = (Vec::new(), Vec::new());
     loop {
-        told.extend(rig.bytes(&[]));
+        received.extend(rig.bytes(&[]));
         let said = rig.sent();
-        assert!(said.len() <= 20, "{} frames were owed at once", said.len());
+        assert!(said.len() <= 20, "{} frames were pending at once", said.len());
         refused.extend(
             said.iter()
                 .filter(|frame| frame.0 == REFUSE)
                 .map(|frame| (frame.1, frame.2[0])),
         );
         if said.is_empty() && !rig.stuck {
-            return (told, refused);
+            return (received, refused);
         }
     }
 }
@@ -43,10 +43,10 @@ fn nine_thousand_requests_in_one_record_complete_once_each_with_few_refusals_pen
             NoiseEvent::Whole(3, vec![])
         ]
     );
-    assert!(rig.stuck, "what is owed goes before more is read");
+    assert!(rig.stuck, "pending output is sealed before more is read");
     assert!(!rig.unread.is_empty());
-    let (told, refused) = drain(&mut rig);
-    assert_eq!(told, []);
+    let (received, refused) = drain(&mut rig);
+    assert_eq!(received, []);
     let expected: Vec<_> = (4..=9_000).map(|id| (id, 1)).collect();
     assert_eq!(refused, expected);
     assert_eq!((rig.machine.in_flight(), rig.unread.len()), (3, 0));
@@ -79,8 +79,8 @@ fn a_server_with_pending_refusals_reads_nothing_until_they_are_sealed_and_loses_
         rig.machine.refuse(rig.ids[&1], Refusal::Failed),
         Err(ReplyError::TransmitFirst)
     );
-    let (told, refused) = drain(&mut rig);
-    assert_eq!(told, [NoiseEvent::Ping]);
+    let (received, refused) = drain(&mut rig);
+    assert_eq!(received, [NoiseEvent::Ping]);
     assert_eq!(refused, (2..=40).map(|id| (id, 1)).collect::<Vec<_>>());
     rig.machine.refuse(rig.ids[&1], Refusal::Failed).unwrap();
     assert_eq!(rig.sent(), [(REFUSE, 1, vec![3])]);

@@ -205,12 +205,12 @@ fn many_requests_that_go_stale_at_once_complete_once_each() {
     rig.sent();
     rig.now = ms(LIFETIME);
     rig.machine.handle_timeout(rig.now).unwrap();
-    let (mut told, mut refused) = (Vec::new(), Vec::new());
+    let (mut events, mut refused) = (Vec::new(), Vec::new());
     for _ in 0..50 {
-        told.extend(rig.bytes(&[]));
+        events.extend(rig.bytes(&[]));
         refused.extend(rig.sent());
     }
-    assert_eq!(told, (1..=50).map(NoiseEvent::Abandoned).collect::<Vec<_>>());
+    assert_eq!(events, (1..=50).map(NoiseEvent::Abandoned).collect::<Vec<_>>());
     assert_eq!(refused, (1..=50).map(|id| (REFUSE, id, vec![5])).collect::<Vec<_>>());
 }
 
@@ -224,11 +224,14 @@ fn a_request_is_not_abandoned_before_its_begin_event() {
     rig.machine.set_reading(ms(1), false);
     rig.now = ms(LIFETIME);
     assert_eq!(rig.machine.handle_timeout(rig.now), Ok(()));
-    let told = rig.bytes(&[]);
-    let at = |wanted: &NoiseEvent| told.iter().position(|told| told == wanted);
+    let events = rig.bytes(&[]);
+    let at = |wanted: &NoiseEvent| events.iter().position(|event| event == wanted);
     let (begun, abandoned) = (
         at(&NoiseEvent::Begin(2, 9, b"two".to_vec())),
         at(&NoiseEvent::Abandoned(2)),
     );
-    assert!(abandoned.is_none() || begun < abandoned && begun.is_some(), "{told:?}");
+    assert!(
+        abandoned.is_none() || begun < abandoned && begun.is_some(),
+        "{events:?}"
+    );
 }

@@ -56,10 +56,10 @@ fn record_ends(stream: &[u8], head: usize) -> Vec<usize> {
 }
 
 /// The complete messages of these events.
-fn whole(told: &[NoiseEvent]) -> Vec<(u32, Vec<u8>)> {
+fn whole(received: &[NoiseEvent]) -> Vec<(u32, Vec<u8>)> {
     let (mut all, mut parts) = (Vec::new(), Vec::new());
-    for told in told {
-        match told {
+    for event in received {
+        match event {
             NoiseEvent::Whole(id, body) => all.push((*id, body.clone())),
             NoiseEvent::Begin(_, _, body) => parts.clone_from(body),
             NoiseEvent::Part(id, body, last) => {
@@ -73,14 +73,14 @@ fn whole(told: &[NoiseEvent]) -> Vec<(u32, Vec<u8>)> {
             | NoiseEvent::Abandoned(_)
             | NoiseEvent::Cancelled(_)
             | NoiseEvent::Opened(..)
-            | NoiseEvent::Credit(_) => panic!("{told:?}"),
+            | NoiseEvent::Credit(_) => panic!("{event:?}"),
         }
     }
     all
 }
 
-fn assert_whole(told: &[NoiseEvent], cut: usize) -> usize {
-    let whole = whole(told);
+fn assert_whole(received: &[NoiseEvent], cut: usize) -> usize {
+    let whole = whole(received);
     for (id, body) in &whole {
         assert_eq!(
             *body,
@@ -96,7 +96,7 @@ fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<NoiseEvent>, C
     let mut rng = CountingRng::new(SEED);
     drop(ClientConnection::new(keys.0, &settings(), ms(0), &mut rng).unwrap());
     let mut machine = ServerConnection::new(keys.1, &settings(), ms(0), &mut rng).unwrap();
-    let (mut unread, mut told) = (stream.to_vec(), Vec::new());
+    let (mut unread, mut received) = (stream.to_vec(), Vec::new());
     let mut answers: Vec<(OutgoingAnswer, Vec<u8>)> = Vec::new();
     let mut total = std::collections::HashMap::new();
     loop {
@@ -121,7 +121,7 @@ fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<NoiseEvent>, C
                 if let (Some(length), Some(id)) = (whole, id) {
                     answers.push((machine.answer(id, length).unwrap(), vec![0; length]));
                 }
-                told.push(event);
+                received.push(event);
             }
             Ok(other) => panic!("{other:?}"),
             Err(_) => break,
@@ -130,7 +130,7 @@ fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<NoiseEvent>, C
     let end = machine
         .end_of_stream(ms(0), &unread)
         .expect_err("nothing is left to do");
-    (told, end)
+    (received, end)
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_server_whose_stream_is_cut_at_any_byte_gets_a_typed_error_and_only_complete
     let ends = record_ends(&stream, 74);
     let mut most = 0;
     for cut in 0..=stream.len() {
-        let (told, end) = serve((&client, &server), &stream[..cut]);
+        let (received, end) = serve((&client, &server), &stream[..cut]);
         let expected = match cut {
             // Between the hello and the first PING there are no records.
             0 | 74 => ConnectionError::ClosedByPeer,
@@ -148,9 +148,9 @@ fn a_server_whose_stream_is_cut_at_any_byte_gets_a_typed_error_and_only_complete
             _ => ConnectionError::Truncated,
         };
         assert_eq!(end, expected, "cut at {cut}");
-        let established = told.first() == Some(&NoiseEvent::Established);
+        let established = received.first() == Some(&NoiseEvent::Established);
         assert_eq!(established, cut >= ends[1], "cut at {cut}");
-        let count = assert_whole(&told, cut);
+        let count = assert_whole(&received, cut);
         assert!(count >= most, "more bytes, fewer messages");
         most = count;
     }
@@ -162,16 +162,16 @@ fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<Noi
     let mut rng = CountingRng::new(SEED);
     let mut machine = ClientConnection::new(keys.0, &settings(), ms(0), &mut rng).unwrap();
     pending_output(&mut machine, ms(0));
-    let (mut unread, mut told) = (stream.to_vec(), Vec::new());
+    let (mut unread, mut received) = (stream.to_vec(), Vec::new());
     loop {
         match machine.recv(ms(0), &mut unread) {
             Ok(Received::NeedMore { .. }) | Err(_) => break,
             Ok(Received::Wait(_)) => drop(pending_output(&mut machine, ms(0))),
             Ok(Received::Skip { consumed }) => drop(unread.drain(..consumed)),
             Ok(Received::Event { consumed, event }) => {
-                told.push(event.into_noise_event().0);
+                received.push(event.into_noise_event().0);
                 unread.drain(..consumed);
-                if told.len() > 1 {
+                if received.len() > 1 {
                     continue;
                 }
                 let bodies = bodies();
@@ -192,7 +192,7 @@ fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<Noi
     let end = machine
         .end_of_stream(ms(0), &unread)
         .expect_err("a client has nothing left to do");
-    (told, end)
+    (received, end)
 }
 
 #[test]
@@ -203,8 +203,8 @@ fn a_client_whose_stream_is_cut_at_any_byte_gets_a_typed_error_and_only_complete
     for close in [true, false] {
         let mut most = 0;
         for cut in 0..=stream.len() {
-            let (told, end) = ask((&client, &server), &stream[..cut], close);
-            let count = assert_whole(&told, cut);
+            let (received, end) = ask((&client, &server), &stream[..cut], close);
+            let count = assert_whole(&received, cut);
             assert!(count >= most, "more bytes, fewer answers");
             most = count;
             // A complete close: a CLOSE of either side, no record cut, all answers there.

@@ -161,7 +161,7 @@ fn a_label_belongs_to_its_key_until_the_key_is_retired() {
 }
 
 #[test]
-fn what_answers_nothing_comes_on_the_noise_wire_alone() {
+fn only_the_noise_wire_has_events_without_a_request() {
     let noise = ClientKeySource::noise(key(7)).keys(&mut counting()).unwrap();
     let classic = ClientKeySource::classic(key(7), 8).keys(&mut counting()).unwrap();
     assert!(noise.receives_unasked() && !classic.receives_unasked());

@@ -18,7 +18,7 @@ use crate::heard::{Heard, id};
 use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run, until, with_piped_key};
 
 #[test]
-fn wrong_arguments_are_told() {
+fn wrong_arguments_are_errors() {
     let here = "127.0.0.1:0";
     for (words, reason) in [
         (&["forward", "db"][..], "--listen"),

@@ -175,7 +175,7 @@ fn a_signal_ends_a_command_that_waits_for_a_key() {
 }
 
 #[test]
-fn a_terminal_is_told_what_is_read_from_it() {
+fn on_a_terminal_the_tool_says_what_it_reads() {
     let server = Served::start(&[]);
     let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&near).unwrap();

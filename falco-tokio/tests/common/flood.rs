@@ -154,10 +154,10 @@ async fn flood(arguments: &str) {
 /// The hello of a client that then completes its handshake, as somebody on the way sees it.
 async fn recording(address: SocketAddr) -> Vec<u8> {
     let mut peer = RawPeer::new(address).await;
-    let hello = peer.owed();
+    let hello = peer.pending_output();
     peer.stream.write_all(&hello).await.unwrap();
     peer.established().await;
-    let first = peer.owed();
+    let first = peer.pending_output();
     peer.stream.write_all(&first).await.unwrap();
     peer.ping().await;
     hello

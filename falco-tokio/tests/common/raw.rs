@@ -51,10 +51,10 @@ impl RawPeer {
     /// Connects and shakes hands.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let mut peer = Self::new(address).await;
-        let hello = peer.owed();
+        let hello = peer.pending_output();
         peer.stream.write_all(&hello).await.unwrap();
         peer.established().await;
-        let first = peer.owed();
+        let first = peer.pending_output();
         peer.stream.write_all(&first).await.unwrap();
         peer
     }
@@ -65,7 +65,7 @@ impl RawPeer {
     }
 
     /// All bytes that are to be sent now.
-    pub(crate) fn owed(&mut self) -> Vec<u8> {
+    pub(crate) fn pending_output(&mut self) -> Vec<u8> {
         let (mut bytes, mut out) = (Vec::new(), vec![0; 70_000]);
         loop {
             let sealed = self.mux.seal(NOW, &mut out, |(), _| {}).unwrap();
@@ -80,10 +80,10 @@ impl RawPeer {
     pub(crate) fn sealed(&mut self, body: impl Into<Bytes>) -> Vec<u8> {
         self.ticket += 1;
         assert!(self.mux.request(Call::new(self.ticket, body.into(), ())).is_ok());
-        self.owed()
+        self.pending_output()
     }
 
-    /// The first part of a request as bytes; [`owed`](Self::owed) has the rest.
+    /// The first part of a request as bytes; [`pending_output`](Self::pending_output) has the rest.
     pub(crate) fn sealed_part(&mut self, body: impl Into<Bytes>, length: usize) -> Vec<u8> {
         self.ticket += 1;
         assert!(self.mux.request(Call::new(self.ticket, body.into(), ())).is_ok());

@@ -24,7 +24,7 @@ use core::time::Duration;
 /// No step of a test takes as long as this, on a slow machine either.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What an owner of either side sets.
+/// The settings of either side.
 #[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) secret: [u8; 32],

@@ -25,7 +25,7 @@ pub(crate) enum Kind {
     /// state in between.
     Handshake(usize),
     /// A key that encrypts the records of connection `0`, in one direction and generation.
-    Records(usize, Way, usize),
+    Records(usize, Direction, usize),
 }
 
 /// Which part of a secret a needle is.
@@ -41,7 +41,7 @@ pub(crate) enum Part {
 
 /// A direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     FromClient,
     FromServer,
 }
@@ -168,7 +168,10 @@ impl Needles {
         noise.mix_hash(second);
         let (temporary, from_client, from_server) = noise.expand(&[]);
         noise.keep("what both keys come from", &temporary);
-        for (direction, mut key) in [(Way::FromClient, from_client), (Way::FromServer, from_server)] {
+        for (direction, mut key) in [
+            (Direction::FromClient, from_client),
+            (Direction::FromServer, from_server),
+        ] {
             for generation in 0..GENERATIONS {
                 let what = format!("key {generation} {direction:?} of connection {at}");
                 self.cipher(Kind::Records(at, direction, generation), &what, &key);

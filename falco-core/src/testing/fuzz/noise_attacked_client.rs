@@ -15,7 +15,7 @@ type Client<'k> = Attacked<crate::ClientSide, &'k ClientKeys>;
 
 /// The caller of the client, and what it knows of the requests.
 #[derive(Default)]
-struct Owner {
+struct Caller {
     queue: Vec<OutgoingRequest>,
     /// Requests in flight.
     waiting: BTreeMap<u32, RequestId>,
@@ -52,13 +52,13 @@ pub fn noise_client_past_tag(data: &[u8]) {
     driven.take_events(1, |event| {
         assert_eq!(event, ClientEvent::Established, "the first event is Established");
     });
-    let mut owner = Owner::default();
+    let mut caller = Caller::default();
     while !input.is_done() {
         let pick = input.byte();
-        owner.act(&mut driven, pick, &mut input);
+        caller.act(&mut driven, pick, &mut input);
         let count = if pick & 64 == 0 { usize::MAX } else { 1 };
-        driven.take_events(count, |event| owner.note(event));
-        driven.said().iter().for_each(|frame| owner.hear(frame));
+        driven.take_events(count, |event| caller.note(event));
+        driven.said().iter().for_each(|frame| caller.hear(frame));
         assert!(
             driven.machine.in_flight() <= MAX_IN_FLIGHT.into(),
             "more are in flight than allowed"
@@ -66,14 +66,14 @@ pub fn noise_client_past_tag(data: &[u8]) {
         if driven.told_all && driven.machine.end().is_none() {
             assert_eq!(
                 driven.machine.in_flight(),
-                owner.waiting.len(),
+                caller.waiting.len(),
                 "a request completes exactly once"
             );
         }
     }
 }
 
-impl Owner {
+impl Caller {
     fn act(&mut self, driven: &mut Client<'_>, pick: u8, input: &mut Input<'_>) {
         match pick % 12 {
             0 => {

@@ -209,9 +209,9 @@ impl Both<'_> {
             };
             (id, read)
         };
-        let taken = read.owed.min(5 * usize::from(bytes));
-        read.owed -= taken;
-        let waits = read.owed == 0;
+        let taken = read.untaken.min(5 * usize::from(bytes));
+        read.untaken -= taken;
+        let waits = read.untaken == 0;
         if at_server {
             let _ = self.server.machine.credit(id, taken, waits);
         } else {

@@ -24,7 +24,7 @@ const MAX_OPEN: u16 = 2;
 struct Read {
     open: bool,
     /// Bytes of an open body for which no credit was given.
-    owed: usize,
+    untaken: usize,
     /// The rest of it is to come.
     ends: bool,
 }
@@ -38,7 +38,7 @@ struct Known<M> {
     began_open: bool,
 }
 
-type Book<M> = BTreeMap<u32, Known<M>>;
+type Requests<M> = BTreeMap<u32, Known<M>>;
 
 fn our_settings() -> Settings {
     settings().with_streams(1, MAX_OPEN).with_max_held(3_000)
@@ -98,17 +98,17 @@ fn arrive<R: Role, H: KeyRef<R>>(driven: &mut Attacked<R, H>, input: &mut Input<
 }
 
 /// Takes bytes of a body that was received.
-fn credit<R: Role, H: KeyRef<R>, M>(driven: &mut Attacked<R, H>, book: &mut Book<M>, chosen: u8, bytes: u8) {
-    let count = book.len().max(1);
-    let Some(known) = book.values_mut().nth(usize::from(chosen) % count) else {
+fn credit<R: Role, H: KeyRef<R>, M>(driven: &mut Attacked<R, H>, requests: &mut Requests<M>, chosen: u8, bytes: u8) {
+    let count = requests.len().max(1);
+    let Some(known) = requests.values_mut().nth(usize::from(chosen) % count) else {
         return;
     };
     let Some(read) = known.read.as_mut().filter(|read| read.open) else {
         return;
     };
-    let taken = read.owed.min(5 * usize::from(bytes));
-    read.owed -= taken;
-    let _ = driven.machine.credit(known.id, taken, read.owed == 0);
+    let taken = read.untaken.min(5 * usize::from(bytes));
+    read.untaken -= taken;
+    let _ = driven.machine.credit(known.id, taken, read.untaken == 0);
 }
 
 impl<M> Known<M> {
@@ -125,7 +125,7 @@ impl<M> Known<M> {
         assert!(self.read.is_none(), "a body begins once");
         self.read = Some(Read {
             open: true,
-            owed: body.len(),
+            untaken: body.len(),
             ends: false,
         });
         assert!(body.len() <= WINDOW, "the first part is within the window");
@@ -135,8 +135,8 @@ impl<M> Known<M> {
         let read = self.read.as_mut().expect("a part follows a beginning");
         assert!(!read.ends, "nothing follows the end");
         if read.open {
-            read.owed += body.len();
-            assert!(read.owed <= WINDOW, "more than the window is held");
+            read.untaken += body.len();
+            assert!(read.untaken <= WINDOW, "more than the window is held");
             assert!(!last || body.is_empty(), "the end of an open body has no bytes");
         }
         read.ends = last;
@@ -145,7 +145,7 @@ impl<M> Known<M> {
 
 /// Checks what the connection has sent: no frames of a request after its end, and no more of an
 /// open body than `allowed` says.
-fn check<R: Role, H: KeyRef<R>, M>(driven: &mut Attacked<R, H>, book: &Book<M>) {
+fn check<R: Role, H: KeyRef<R>, M>(driven: &mut Attacked<R, H>, requests: &Requests<M>) {
     assert!(
         driven.machine.in_flight() <= MAX_IN_FLIGHT.into(),
         "more are in flight than allowed"
@@ -153,7 +153,7 @@ fn check<R: Role, H: KeyRef<R>, M>(driven: &mut Attacked<R, H>, book: &Book<M>) 
     if driven.told_all && driven.machine.end().is_none() {
         assert_eq!(
             driven.machine.in_flight(),
-            book.len(),
+            requests.len(),
             "a request completes exactly once"
         );
     }
@@ -204,22 +204,22 @@ fn attack_server(input: &mut Input<'_>) {
     driven.arrive(&first);
     driven.take_events(1, |event| assert_eq!(event, ServerEvent::Established));
     driven.transmit();
-    let (mut book, mut last): (Book<OutgoingAnswer>, u32) = (BTreeMap::new(), 0);
+    let (mut requests, mut last): (Requests<OutgoingAnswer>, u32) = (BTreeMap::new(), 0);
     while !input.is_done() {
         let pick = input.byte();
         let chosen = pick >> 4;
         match pick % 12 {
             0..=3 => arrive(&mut driven, input, &mut last, true),
             4 => driven.wait(input),
-            5 | 6 => answer(&mut driven, &mut book, chosen, input.index(300), pick & 32 == 0),
-            7 => credit(&mut driven, &mut book, chosen, input.byte()),
+            5 | 6 => answer(&mut driven, &mut requests, chosen, input.index(300), pick & 32 == 0),
+            7 => credit(&mut driven, &mut requests, chosen, input.byte()),
             8 => {
-                let count = book.len().max(1);
-                let chosen = book.values().nth(usize::from(chosen) % count).map(|known| known.id);
+                let count = requests.len().max(1);
+                let chosen = requests.values().nth(usize::from(chosen) % count).map(|known| known.id);
                 if let Some(id) = chosen {
                     let refused = driven.machine.refuse(id, Refusal::Busy);
                     if refused.is_ok() {
-                        book.remove(&id.number());
+                        requests.remove(&id.number());
                     }
                 }
             }
@@ -227,30 +227,30 @@ fn attack_server(input: &mut Input<'_>) {
             10 if pick > 220 => driven.end_of_stream(),
             11 if pick > 220 => driven.machine.close(driven.now, CloseReason::Done),
             11 => {
-                let count = book.len().max(1);
-                if let Some(known) = book.values_mut().nth(usize::from(chosen) % count) {
+                let count = requests.len().max(1);
+                if let Some(known) = requests.values_mut().nth(usize::from(chosen) % count) {
                     let _ = driven.machine.discard(known.id);
                 }
             }
             _ => {}
         }
         let count = if pick & 64 == 0 { usize::MAX } else { 1 };
-        driven.take_events(count, |event| note_request(&mut book, event));
-        let open = book.values().filter(|known| known.began_open).count();
+        driven.take_events(count, |event| note_request(&mut requests, event));
+        let open = requests.values().filter(|known| known.began_open).count();
         assert!(open <= usize::from(MAX_OPEN), "more are open than allowed");
-        check(&mut driven, &book);
+        check(&mut driven, &requests);
     }
 }
 
 fn answer<H: KeyRef<crate::ServerSide> + crate::ServerKeyRef>(
     driven: &mut Attacked<crate::ServerSide, H>,
-    book: &mut Book<OutgoingAnswer>,
+    requests: &mut Requests<OutgoingAnswer>,
     chosen: u8,
     length: usize,
     finish: bool,
 ) {
-    let count = book.len().max(1);
-    let Some((number, known)) = book.iter_mut().nth(usize::from(chosen) % count) else {
+    let count = requests.len().max(1);
+    let Some((number, known)) = requests.iter_mut().nth(usize::from(chosen) % count) else {
         return;
     };
     let (number, id) = (*number, known.id);
@@ -263,14 +263,14 @@ fn answer<H: KeyRef<crate::ServerSide> + crate::ServerKeyRef>(
     }
     seal(driven, message, Some(id), length, OutgoingAnswer::take_sealed);
     if message.is_done() {
-        book.remove(&number);
+        requests.remove(&number);
     }
 }
 
-fn note_request(book: &mut Book<OutgoingAnswer>, event: ServerEvent<'_>) {
+fn note_request(requests: &mut Requests<OutgoingAnswer>, event: ServerEvent<'_>) {
     let mut insert = |id: RequestId| {
         assert!(
-            book.insert(id.number(), Known::new(id)).is_none(),
+            requests.insert(id.number(), Known::new(id)).is_none(),
             "a request id is used once"
         );
     };
@@ -278,24 +278,27 @@ fn note_request(book: &mut Book<OutgoingAnswer>, event: ServerEvent<'_>) {
         ServerEvent::Request { id, .. } => insert(id),
         ServerEvent::Begin { id, .. } => {
             insert(id);
-            let known = book.get_mut(&id.number()).expect("it was inserted");
+            let known = requests.get_mut(&id.number()).expect("it was inserted");
             known.read = Some(Read::default());
         }
         ServerEvent::Opened { id, body } => {
             insert(id);
-            let known = book.get_mut(&id.number()).expect("it was inserted");
+            let known = requests.get_mut(&id.number()).expect("it was inserted");
             known.began_open = true;
             known.opened(body);
         }
         ServerEvent::Part { id, body, last } => {
-            book.get_mut(&id.number()).expect("it is in flight").part(body, last);
+            requests
+                .get_mut(&id.number())
+                .expect("it is in flight")
+                .part(body, last);
         }
         ServerEvent::Abandoned { id } => {
-            let known = book.remove(&id.number()).expect("it is in flight");
+            let known = requests.remove(&id.number()).expect("it is in flight");
             assert!(!known.began_open, "an open request has reached its handler");
         }
         ServerEvent::Cancelled { id } | ServerEvent::Credit { id } => {
-            assert!(book.contains_key(&id.number()), "it is in flight");
+            assert!(requests.contains_key(&id.number()), "it is in flight");
         }
         ServerEvent::Established | ServerEvent::Closing { .. } | ServerEvent::Ping => {}
     }
@@ -313,7 +316,7 @@ fn attack_client(input: &mut Input<'_>) {
     let mut driven = Attacked::new(machine, raw);
     driven.arrive(&welcome);
     driven.take_events(1, |event| assert_eq!(event, ClientEvent::Established));
-    let (mut queue, mut book): (Vec<OutgoingRequest>, Book<()>) = (Vec::new(), BTreeMap::new());
+    let (mut queue, mut requests): (Vec<OutgoingRequest>, Requests<()>) = (Vec::new(), BTreeMap::new());
     let mut last = 0;
     while !input.is_done() {
         let pick = input.byte();
@@ -331,17 +334,17 @@ fn attack_client(input: &mut Input<'_>) {
                     }
                     seal(&mut driven, request, before, length, OutgoingRequest::take_sealed);
                     if let (None, Some(id)) = (before, request.id()) {
-                        book.insert(id.number(), Known::new(id));
+                        requests.insert(id.number(), Known::new(id));
                         last = id.number();
                     }
                     queue.retain(|request| !request.is_done());
                 }
             }
-            8 => credit(&mut driven, &mut book, pick >> 4, input.byte()),
+            8 => credit(&mut driven, &mut requests, pick >> 4, input.byte()),
             9 => driven.transmit(),
             10 => {
-                let count = book.len().max(1);
-                if let Some(known) = book.values().nth(chosen % count) {
+                let count = requests.len().max(1);
+                if let Some(known) = requests.values().nth(chosen % count) {
                     let _ = driven.machine.cancel(known.id);
                 }
             }
@@ -350,38 +353,38 @@ fn attack_client(input: &mut Input<'_>) {
             _ => {}
         }
         let count = if pick & 64 == 0 { usize::MAX } else { 1 };
-        driven.take_events(count, |event| note_answer(&mut book, event));
-        check(&mut driven, &book);
+        driven.take_events(count, |event| note_answer(&mut requests, event));
+        check(&mut driven, &requests);
     }
 }
 
-fn note_answer(book: &mut Book<()>, event: ClientEvent<'_>) {
+fn note_answer(requests: &mut Requests<()>, event: ClientEvent<'_>) {
     let waits = "an answer belongs to a request in flight";
     match event {
-        ClientEvent::Opened { id, body } => book.get_mut(&id.number()).expect(waits).opened(body),
+        ClientEvent::Opened { id, body } => requests.get_mut(&id.number()).expect(waits).opened(body),
         ClientEvent::Begin { id, .. } => {
-            let known = book.get_mut(&id.number()).expect(waits);
+            let known = requests.get_mut(&id.number()).expect(waits);
             assert!(known.read.is_none(), "an answer begins once");
             known.read = Some(Read::default());
         }
         ClientEvent::Part { id, body, last } => {
-            book.get_mut(&id.number()).expect(waits).part(body, last);
+            requests.get_mut(&id.number()).expect(waits).part(body, last);
             if last {
-                book.remove(&id.number());
+                requests.remove(&id.number());
             }
         }
         ClientEvent::Answer { id, .. } => {
             assert!(
-                book.remove(&id.number()).expect(waits).read.is_none(),
+                requests.remove(&id.number()).expect(waits).read.is_none(),
                 "an answer begins once"
             );
         }
         ClientEvent::Refused { id, refusal } => {
-            let known = book.remove(&id.number()).expect(waits);
+            let known = requests.remove(&id.number()).expect(waits);
             let begun = known.read.is_some_and(|read| read.open);
             assert!(!begun || !refusal.is_unprocessed(), "an answer had begun");
         }
-        ClientEvent::Credit { id } => assert!(book.contains_key(&id.number()), "it is in flight"),
+        ClientEvent::Credit { id } => assert!(requests.contains_key(&id.number()), "it is in flight"),
         ClientEvent::Established | ClientEvent::Pong { .. } | ClientEvent::Closing { .. } => {}
     }
 }

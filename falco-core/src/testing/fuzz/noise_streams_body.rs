@@ -53,7 +53,7 @@ fn byte_at(position: usize) -> u8 {
 pub(super) struct Read {
     got: usize,
     /// How many of them no credit was given for.
-    pub(super) owed: usize,
+    pub(super) untaken: usize,
     ended: bool,
 }
 
@@ -64,8 +64,8 @@ impl Read {
             assert_eq!(*byte, byte_at(self.got + at), "the bytes are in their places");
         }
         self.got += body.len();
-        self.owed += body.len();
-        assert!(self.owed <= WINDOW, "more than the window is held");
+        self.untaken += body.len();
+        assert!(self.untaken <= WINDOW, "more than the window is held");
     }
 
     pub(super) fn end(&mut self, whole: usize) {

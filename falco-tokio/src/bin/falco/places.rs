@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stays_of_those_who_stop_waiting() {
+    fn a_waiter_that_gives_up_leaves_nothing_behind() {
         let places = Places::new(1);
         let place = places.try_take(None).unwrap();
         for number in 1..=100 {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_gets_a_place_before_others_of_its_key_and_after_nobody_of_another() {
+    fn places_are_given_in_order_within_a_key_and_in_turns_between_keys() {
         let places = Places::new(9);
         places.share_by_key();
         let mut first: Vec<_> = (0..8).map_while(|_| places.try_take(Some(key(1)))).collect();

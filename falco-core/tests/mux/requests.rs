@@ -13,7 +13,7 @@ pub(crate) struct Waiter(pub(crate) Ticket);
 
 /// What is known of each request.
 #[derive(Default)]
-pub(crate) struct Book {
+pub(crate) struct Requests {
     pub(crate) asked: BTreeMap<Ticket, Vec<u8>>,
     /// Requests whose waiter was given back.
     pub(crate) ended: BTreeSet<Ticket>,
@@ -23,7 +23,7 @@ pub(crate) struct Book {
     pub(crate) answers: BTreeMap<Ticket, Vec<u8>>,
 }
 
-impl Book {
+impl Requests {
     pub(crate) fn ends(&mut self, Waiter(ticket): Waiter, fate: Fate) {
         assert!(self.asked.contains_key(&ticket), "{ticket} was asked");
         assert!(self.ended.insert(ticket), "{ticket} is given back once");
