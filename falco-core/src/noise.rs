@@ -126,7 +126,7 @@ use link::close;
 #[derive(Debug)]
 struct Broken;
 
-/// Marks that replace the kind of a checked frame. A mark tells which event the frame is.
+/// Marks that replace the kind of a checked frame. A mark says which event the frame becomes.
 mod mark {
     pub(super) const SKIP: u8 = 0;
     pub(super) const WHOLE: u8 = 1;

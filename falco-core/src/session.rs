@@ -1,8 +1,8 @@
 //! The interface between [`Connection`](crate::Connection), which is the same for every wire and
-//! both roles, and the wires. Only `has_pending` has a default: a session of either wire has to
-//! forward each method, and a default would hide a missing one. The traits are public because
-//! [`KeyRef`](crate::KeyRef) builds on them, and have no name outside of this crate. `Connection`
-//! documents the methods.
+//! both roles, and the wires. `Connection` documents the methods. Only `has_pending` has a default:
+//! `WireSession` forwards each method, and a default would hide one that it does not forward. The
+//! traits are public because [`KeyRef`](crate::KeyRef) builds on them, and have no name outside of
+//! this crate.
 
 use core::fmt::Debug;
 
@@ -105,7 +105,8 @@ pub trait Client: Session {
     fn cancel(&mut self, id: RequestId) -> Result<(), Error>;
     fn answers_pings(&self) -> bool;
     fn is_confirmed(&self) -> bool;
-    /// Whether this side has closed the connection, which it also does by itself.
+    /// Whether this side has closed the connection: by a call of `close`, or because it has no
+    /// request ids left.
     fn has_closed(&self) -> bool;
     fn fate(&self) -> Fate;
     fn max_in_flight(&self) -> usize;

@@ -81,7 +81,7 @@ enum Output {
     Open,
     /// Pending bytes made no progress for too long, and were discarded.
     Stalled,
-    /// The stream failed. `lost` tells whether bytes were pending at that time.
+    /// The stream failed. `lost` is whether bytes were pending at that time.
     #[cfg(any(feature = "async", feature = "blocking"))]
     Failed {
         lost: bool,
@@ -276,7 +276,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         self.machine.handle_late_poll(now);
     }
 
-    /// Does what is due at `now`. `read` tells whether there are bytes that were read and not
+    /// Does what is due at `now`. `read` is whether there are bytes that were read and not
     /// processed yet. If so, the poll counts as late, and a deadline that has passed may move.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn handle_due(&mut self, now: Instant, read: bool) {

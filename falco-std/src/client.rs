@@ -1,6 +1,6 @@
 //! The client. It has one connection at a time, which its callers share. `builder` has its
 //! settings, `connector` and `dial` make connections, `connection` submits requests to one,
-//! `reader` reads it, and `turn` decides which thread does.
+//! `reader` reads it, and `read_guard` decides which thread does.
 
 mod address;
 mod builder;
@@ -11,10 +11,10 @@ mod exclusive;
 mod limit;
 mod open;
 mod outcome;
+mod read_guard;
 mod reader;
 mod state;
 mod stats;
-mod turn;
 
 use core::fmt;
 use core::time::Duration;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use falco_core::RequestError;
 
-pub(crate) use self::pipe::{Owner, Pipe, Why, without_unused};
+pub(crate) use self::pipe::{ConnectionHandle, Pipe, Why, without_unused};
 use crate::error::Error;
 
 /// The default window of open bodies.
@@ -298,7 +298,7 @@ fn drop_half(tell: impl FnOnce()) {
     }
 }
 
-/// The kind by which code over `Read` and `Write` tells errors apart.
+/// The error with the kind by which users of `Read` and `Write` distinguish errors.
 fn io_error(error: Error) -> io::Error {
     let kind = match &error {
         Error::Stopped => io::ErrorKind::BrokenPipe,

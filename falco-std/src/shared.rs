@@ -312,7 +312,7 @@ impl<T: Output> Shared<T> {
         }
         drop(writer);
         match done {
-            Done::Left => false,
+            Done::Unfinished => false,
             Done::Drained(Some(how)) => {
                 self.shutdown(how);
                 true
@@ -330,7 +330,7 @@ impl<T: Output> Shared<T> {
             let mut since = now;
             while !writer.is_done() {
                 if brief && now >= leaves_at {
-                    return Done::Left;
+                    return Done::Unfinished;
                 }
                 let result = self.write_step(writer, effort, since, now);
                 now = self.clock.now();
@@ -349,7 +349,7 @@ impl<T: Output> Shared<T> {
                             return self.fail(Ok(ConnectionError::Stalled), writer.is_written());
                         }
                         if brief {
-                            return Done::Left;
+                            return Done::Unfinished;
                         }
                     }
                     Err(error) => return self.fail(Err(error), writer.is_written()),
@@ -363,7 +363,7 @@ impl<T: Output> Shared<T> {
                 self.note_change(&mut locked);
             }
             if brief && records == 0 {
-                return Done::Left;
+                return Done::Unfinished;
             }
             records = records.saturating_sub(1);
             let sealed = writer.seal(|out| locked.state.seal(now, out));
@@ -455,7 +455,7 @@ impl<T: Output> Shared<T> {
 /// How a call of [`Shared::write`] has ended.
 enum Done {
     /// There may be more to write.
-    Left,
+    Unfinished,
     Drained(Option<Shutdown>),
     Failed,
 }

@@ -83,8 +83,8 @@ type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, Acquir
 
 struct Inner {
     slots: Box<[Arc<Shared>]>,
-    /// Where the search for the least loaded connection begins.
-    turn: AtomicUsize,
+    /// The slot with which the next search for the least loaded connection begins.
+    next_slot: AtomicUsize,
     places: Arc<Semaphore>,
     request_timeout: Option<Duration>,
     env: Arc<Env>,
@@ -210,7 +210,7 @@ impl Client {
         Self {
             inner: Arc::new(Inner {
                 slots,
-                turn: AtomicUsize::new(0),
+                next_slot: AtomicUsize::new(0),
                 places: Arc::new(Semaphore::new(places)),
                 request_timeout,
                 env,
@@ -248,10 +248,10 @@ impl Inner {
         if let [only] = &*self.slots {
             return Ok(only);
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
-        let (before, from) = self.slots.split_at(turn);
-        let in_turn = from.iter().chain(before);
-        in_turn.min_by_key(|slot| slot.load()).ok_or(Error::Closed)
+        let first = self.next_slot.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
+        let (before, from) = self.slots.split_at(first);
+        let all = from.iter().chain(before);
+        all.min_by_key(|slot| slot.load()).ok_or(Error::Closed)
     }
 
     /// Sends a request, once it has a place in the queue, and waits until it completes.

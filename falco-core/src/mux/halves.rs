@@ -1,21 +1,22 @@
-//! The two halves of an open request: what they want of their connection, and what they are told.
+//! The two halves of an open request: what each has for its connection, and what the connection
+//! reports to it.
 
 use super::streams::{ENOUGH, StreamError};
 
-/// A reader that has taken this many bytes has the connection give credit for them.
+/// When a reader has taken this many bytes, the connection gives credit for them.
 const TAKEN: usize = 32 << 10;
 
 /// What the half that reads and the half that writes share with the connection of an open request,
 /// apart from the bytes between them. The caller or the handler has the halves, which may be on
 /// another thread, so an adapter keeps this under a lock together with these bytes.
 ///
-/// The connection calls [`ClientMux::pump`](super::ClientMux::pump) or
-/// [`ServerMux::pump`](super::ServerMux::pump) when a half has something for it: methods of the
-/// halves return `true` for that. They return it once until the connection has looked.
+/// A method of a half that returns `true` has work for the connection. The adapter then calls
+/// [`ClientMux::pump`](super::ClientMux::pump) or [`ServerMux::pump`](super::ServerMux::pump).
+/// Until it has, the methods return `false`.
 ///
-/// `E` is the error that a half receives. Where a method changes what
-/// [`input_end`](Self::input_end) or [`may_send`](Self::may_send) returns, the adapter wakes who
-/// waits for that.
+/// `E` is the error that a half receives. When a method changes what
+/// [`input_end`](Self::input_end) or [`may_send`](Self::may_send) returns, the adapter wakes the
+/// threads or tasks that wait for that.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct Halves<E> {
@@ -25,16 +26,16 @@ pub struct Halves<E> {
     output: Option<E>,
     /// Bytes that have arrived and that the reader has not taken.
     unread: usize,
-    /// Bytes that the reader has taken since the connection looked.
+    /// Bytes that the reader has taken and for which the connection has not given credit.
     taken: usize,
-    /// The connection is told when the reader has taken this many.
-    tells_at: usize,
+    /// The connection is notified when the reader has taken this many.
+    notifies_at: usize,
     /// Bytes of the writer that the connection has not accepted.
     unsent: usize,
     of_client: bool,
     /// The request of a client has begun, or will not.
     begun: bool,
-    /// The reader waits for more, and has nothing left.
+    /// The reader waits for more, and has taken all that has arrived.
     waits: bool,
     reader_gone: bool,
     writer_gone: bool,
@@ -42,8 +43,8 @@ pub struct Halves<E> {
     finished: bool,
     /// The request has failed: the rest of the bodies is dropped.
     failed: bool,
-    /// The connection was told that there is something for it, and has not looked.
-    told: bool,
+    /// The connection was notified that there is work for it, and has not done it.
+    notified: bool,
     /// The connection has begun the answer.
     pub(super) answering: bool,
     /// The connection has the whole answer.
@@ -62,16 +63,16 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         Self::new(usize::from(window_kib) << 10, true)
     }
 
-    /// Of the `window` of this side, a reader keeps a quarter back at most before the connection is
-    /// told. So the other side has credit left for most of it, and a reader that waits need not
-    /// give credit for every few bytes.
+    /// The connection is notified when the reader has taken a quarter of the `window` of this side,
+    /// or [`TAKEN`] bytes. So the other side always has credit for most of the window, and does not
+    /// get a CREDIT for every few bytes.
     pub(super) fn new(window: usize, of_client: bool) -> Self {
         Self {
             input: None,
             output: None,
             unread: 0,
             taken: 0,
-            tells_at: (window / 4).clamp(1, TAKEN),
+            notifies_at: (window / 4).clamp(1, TAKEN),
             unsent: 0,
             of_client,
             begun: !of_client,
@@ -80,7 +81,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
             writer_gone: false,
             finished: false,
             failed: false,
-            told: false,
+            notified: false,
             answering: false,
             answered: false,
             discarded: false,
@@ -88,12 +89,13 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         }
     }
 
-    fn tell(&mut self) -> bool {
-        !core::mem::replace(&mut self.told, true)
+    /// Whether to notify the connection: not if it was notified and has not done its work yet.
+    fn notify(&mut self) -> bool {
+        !core::mem::replace(&mut self.notified, true)
     }
 }
 
-/// What the connection tells the halves.
+/// What the connection reports to the halves.
 impl<E: Clone + From<StreamError>> Halves<E> {
     /// `bytes` of the body that is read have arrived. Returns whether the reader takes them; drop
     /// them if not.
@@ -143,18 +145,19 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     }
 
     /// Whether a half was dropped before its body was complete. A client then cancels the request,
-    /// also while no connection has it. Whoever asks has looked: the halves return `true` again for
-    /// what they have afterwards.
+    /// also while no connection has it. After this call the methods of the halves return `true`
+    /// again for further work.
     #[must_use]
     pub const fn is_given_up(&mut self) -> bool {
-        self.told = false;
+        self.notified = false;
         self.wants_no_input() || (self.writer_gone && !self.finished)
     }
 
     /// The handler has ended, and another task will call
-    /// [`handled`](super::ServerMux::handled). How many bytes its writer has left that are to be
-    /// sent. They count as an answer of the handler: see
-    /// [`hold_answer`](super::HeldBytes::hold_answer). What is not to be sent can be dropped.
+    /// [`handled`](super::ServerMux::handled). Returns how many bytes of its writer are still to be
+    /// sent. They count as an answer of the handler, see
+    /// [`hold_answer`](super::HeldBytes::hold_answer). If [`drops_output`](Self::drops_output)
+    /// returns `true` afterwards, drop them.
     pub fn left(&mut self) -> usize {
         if !self.will_finish() {
             self.end_output(StreamError::Ended);
@@ -173,7 +176,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.answered
     }
 
-    /// Whether nothing that the writer has left is sent any more, so that it can be dropped.
+    /// Whether the rest of what the writer has written is not sent, so that it can be dropped.
     #[must_use]
     pub const fn drops_output(&self) -> bool {
         self.output.is_some() || self.failed
@@ -195,8 +198,8 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     }
 
     /// What the reader has taken since the last call, and whether it waits.
-    pub(super) const fn look(&mut self) -> (usize, bool) {
-        self.told = false;
+    pub(super) const fn take_reading(&mut self) -> (usize, bool) {
+        self.notified = false;
         (core::mem::replace(&mut self.taken, 0), self.waits)
     }
 
@@ -216,7 +219,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.finished && self.output.is_none() && !self.failed
     }
 
-    /// The next chunk, with which the connection may go on.
+    /// The next chunk for the connection to send.
     pub(super) fn next<B: AsRef<[u8]>>(&mut self, next: &mut impl FnMut() -> Option<B>) -> Option<B> {
         let chunk = next()?;
         self.unsent = self.unsent.saturating_sub(chunk.as_ref().len());
@@ -239,7 +242,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     pub fn take(&mut self, bytes: usize) -> bool {
         self.unread = self.unread.saturating_sub(bytes);
         self.taken += bytes;
-        self.taken >= self.tells_at && self.tell()
+        self.taken >= self.notifies_at && self.notify()
     }
 
     /// How the body that is read has ended, behind the bytes that have arrived.
@@ -247,18 +250,18 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.input.clone()
     }
 
-    /// The reader waits for more, and has nothing left. For an adapter in which the connection
-    /// gives credit at once.
+    /// The reader waits for more, and has taken all that has arrived. For an adapter in which the
+    /// connection then gives credit at once.
     pub fn wait(&mut self) -> bool {
         let waited = core::mem::replace(&mut self.waits, true);
-        (self.taken > 0 || !waited) && self.tell()
+        (self.taken > 0 || !waited) && self.notify()
     }
 
     /// The reader was dropped. Drop what has arrived.
     pub fn drop_reader(&mut self) -> bool {
         self.reader_gone = true;
         self.taken += core::mem::take(&mut self.unread);
-        self.wants_no_input() && self.tell()
+        self.wants_no_input() && self.notify()
     }
 
     /// Whether there is room for more bytes of the writer.
@@ -276,7 +279,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     /// The writer sends `bytes`, which [`may_send`](Self::may_send) allows.
     pub fn send(&mut self, bytes: usize) -> bool {
         self.unsent += bytes;
-        bytes > 0 && self.tell()
+        bytes > 0 && self.notify()
     }
 
     /// The writer finishes its body.
@@ -291,7 +294,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
             Some(why) => Err(why.clone()),
             None => {
                 self.finished = true;
-                Ok(self.tell())
+                Ok(self.notify())
             }
         }
     }
@@ -299,6 +302,6 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     /// The writer was dropped.
     pub fn drop_writer(&mut self) -> bool {
         self.writer_gone = true;
-        !self.finished && self.output.is_none() && self.tell()
+        !self.finished && self.output.is_none() && self.notify()
     }
 }

@@ -166,8 +166,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Lets an established connection drain once it is `age` old, give or take a tenth: it is
     /// closed as [`CloseReason::ShuttingDown`], and its client continues on another connection.
     /// `below` returns a random number that is less than its argument, so that connections which
-    /// began together do not end together. Does nothing on the classic wire, where a client cannot
-    /// be told.
+    /// began together do not end together. Does nothing on the classic wire, which has no CLOSE.
     pub fn drain_after(&mut self, now: Instant, age: Duration, below: impl FnOnce(u64) -> u64) {
         if self.machine.refuses() {
             let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);

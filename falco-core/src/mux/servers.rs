@@ -117,8 +117,8 @@ impl Servers {
     /// The server that a round of this home begins with.
     #[must_use]
     pub fn first(&self, home: usize, now: Instant) -> usize {
-        let mut turns = self.turns(home);
-        let found = turns.find(|server| !self.is_in_backoff(*server, now));
+        let mut servers = self.in_order(home);
+        let found = servers.find(|server| !self.is_in_backoff(*server, now));
         found.or_else(|| self.soonest(home)).unwrap_or(0)
     }
 
@@ -229,15 +229,15 @@ impl Servers {
 
     /// The server that is skipped for the shortest time.
     fn soonest(&self, home: usize) -> Option<usize> {
-        self.turns(home).min_by_key(|server| self.backs_off_until(*server))
+        self.in_order(home).min_by_key(|server| self.backs_off_until(*server))
     }
 
     fn untried<'r>(&'r self, round: &'r Round) -> impl Iterator<Item = usize> + 'r {
-        self.turns(round.home).filter(|server| !round.tried.contains(server))
+        self.in_order(round.home).filter(|server| !round.tried.contains(server))
     }
 
     /// All servers, in the order in which a connection of this home tries them.
-    fn turns(&self, home: usize) -> impl Iterator<Item = usize> + use<> {
+    fn in_order(&self, home: usize) -> impl Iterator<Item = usize> + use<> {
         let count = self.known.len();
         (0..count).map(move |turn| home.wrapping_add(turn) % count)
     }

@@ -1,5 +1,5 @@
 //! Open bodies that this side writes: the bytes that wait to be sealed, the order of turns, and
-//! which owners may write more.
+//! which of their writers have room for more.
 
 mod chunks;
 
@@ -12,7 +12,7 @@ use crate::error::RequestError;
 use crate::message::Refusal;
 use crate::outgoing::Outgoing;
 
-/// With this many bytes of a body in the queue, its owner waits before it writes more.
+/// With this many bytes of a body in the queue, the caller or handler waits before it writes more.
 pub(super) const ENOUGH: usize = 64 << 10;
 /// How many bodies have a turn in one output at most.
 const TURNS: usize = 64;
@@ -85,7 +85,7 @@ pub(super) struct Writer<M, B> {
     is_ready: bool,
     /// Bytes of it in [`Writers::ready_bytes`].
     counted: usize,
-    /// Its owner waits until it may write more.
+    /// The caller or handler waits until it may write more.
     is_full: bool,
     /// It has no turns yet.
     is_parked: bool,
@@ -103,7 +103,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writer<M, B> {
         self.message.is_done() || self.message.has_begun() != self.begun || self.message.sealed_bytes() > self.sealed
     }
 
-    /// Whether its owner may add a chunk. Without credit it may add one.
+    /// Whether the caller or handler may add a chunk: one, if there is no credit.
     fn wants(&self) -> bool {
         let bytes = self.chunks.bytes;
         !self.chunks.finished && bytes < ENOUGH && (bytes == 0 || bytes < self.credit)
@@ -118,7 +118,7 @@ pub(super) struct Writers<M, B> {
     ready: VecDeque<u64>,
     /// How many keys in `ready` are of bodies that were not removed.
     ready_count: usize,
-    /// Those whose owners may write again.
+    /// Those to which more may be written again.
     writable: VecDeque<u64>,
     /// Those that have a turn in this output.
     sealing: Vec<(u64, Writer<M, B>)>,
@@ -254,8 +254,8 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         true
     }
 
-    /// Whether the owner of a body may add a chunk. If not, [`pop_writable`](Self::pop_writable)
-    /// returns the body once it may, or once there is no such body any more.
+    /// Whether a chunk may be added to a body. If not, [`pop_writable`](Self::pop_writable) returns
+    /// the body once that has changed or the body was removed.
     pub(super) fn wants(&mut self, key: u64) -> bool {
         let Some(writer) = self.all.get_mut(&key) else {
             return false;
@@ -265,7 +265,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         wants
     }
 
-    /// A body whose owner may write again.
+    /// A body to which more may be written again, or that was removed.
     pub(super) fn pop_writable(&mut self) -> Option<u64> {
         self.writable.pop_front()
     }
@@ -278,7 +278,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         }
     }
 
-    /// Removes a body. If its owner waits, [`pop_writable`](Self::pop_writable) returns the body.
+    /// Removes a body. If its writer waits, [`pop_writable`](Self::pop_writable) returns the body.
     pub(super) fn remove(&mut self, key: u64) -> Option<(M, Chunks<B>)> {
         let writer = self.all.remove(&key)?;
         if writer.is_ready {

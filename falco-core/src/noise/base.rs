@@ -187,7 +187,7 @@ impl<H, A: Aead> Base<H, A> {
             .is_some_and(|link| link.close_sent() || link.their_close.is_some())
     }
 
-    /// The state of the connection. `established` tells whether its handshake is complete.
+    /// The state of the connection. `established` is whether its handshake is complete.
     pub(super) fn status(&self, established: bool) -> Status {
         match (self.life.end(), established) {
             (Some(_), _) => Status::Ended,

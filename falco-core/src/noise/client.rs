@@ -281,9 +281,9 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         }
         // Pending events are returned before the deadline is checked.
         if session.has_pending_event() {
-            let told = session.next_event(unread);
+            let event = session.next_event(unread);
             session.end_if_drained();
-            return told;
+            return event;
         }
         session.end_if_drained();
         session.check(now)?;
@@ -294,9 +294,9 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
                 if let Some(total) = session.recv_record(&self.crypto, unread)? {
                     return Ok(Received::NeedMore { total });
                 }
-                let told = session.next_event(unread);
+                let event = session.next_event(unread);
                 session.end_if_drained();
-                told
+                event
             }
         }
     }

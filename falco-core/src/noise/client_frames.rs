@@ -16,7 +16,7 @@ use crate::message::{PingId, Refusal, RequestId};
 
 impl<A: Aead> Link<A> {
     /// Checks all frames of a record in order and applies them to `requests`. Replaces the kind of
-    /// each frame by a mark that tells `next_event` which event to return.
+    /// each frame by a mark from which `next_event` knows which event to return.
     ///
     /// If a frame breaks the rules, the connection ends, and the effects of the frames before it
     /// are never visible.

@@ -168,7 +168,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             return Err(Misuse::Foreign.into());
         }
         if let Some(slot) = table::find(&mut self.requests.table, id.number()) {
-            self.requests.streams.owe(slot, bytes, waits);
+            self.requests.streams.note_taken(slot, bytes, waits);
         }
         Ok(())
     }

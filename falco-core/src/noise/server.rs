@@ -249,8 +249,8 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         }
         session.check(now)?;
         session.drop_stale();
-        if let Some(told) = session.next_lost() {
-            return Ok(told);
+        if let Some(lost) = session.next_lost() {
+            return Ok(lost);
         }
         match session.base.phase {
             Phase::Handshake(Handshake::Hello(_)) => with_stack_wiped(|| session.recv_hello(self, unread)),

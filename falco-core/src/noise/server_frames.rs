@@ -20,7 +20,7 @@ use crate::time::{Instant, MaybeInstant, Span};
 
 impl<A: Aead> Link<A> {
     /// Checks all frames of a record in order and applies them to `requests`. Overwrites the kind
-    /// of each frame with a mark that tells `next_event` which event to return.
+    /// of each frame with a mark from which `next_event` knows which event to return.
     ///
     /// # Errors
     /// [`Broken`] if a frame breaks the rules. The caller then ends the connection, so that no

@@ -178,8 +178,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Ok(OutgoingAnswer::open(id))
     }
 
-    /// What the client is told when an open request is refused with `refusal`: once this side has
-    /// given credit or begun an answer, not that it was not processed.
+    /// The refusal that the client receives for `refusal` of an open request. Once this side has
+    /// given credit or begun an answer, it does not say that the request was not processed.
     pub(super) fn refusal_of_open(&self, id: RequestId, refusal: Refusal) -> Refusal {
         let table = &self.requests.table;
         let slot = table.find(id.number()).and_then(|place| table.get(place));
@@ -205,7 +205,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     pub(super) fn give_credit(&mut self, id: RequestId, bytes: u32, waits: bool) -> Result<(), Error> {
         self.slot_of(id)?;
         if let Some(slot) = table::find(&mut self.requests.table, id.number()) {
-            self.requests.streams.owe(slot, bytes, waits);
+            self.requests.streams.note_taken(slot, bytes, waits);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! a body that this side writes.
 //!
 //! A slot of the table has these meanings for an open body that this side reads: `total` is how
-//! much the peer may still send, and `touched` is what the owner of the body has taken and no
+//! much the peer may still send, and `touched` is what the caller or handler has taken and no
 //! CREDIT has returned to the peer yet. What has arrived and is not taken is the rest of the
 //! window. So at most one window is in memory.
 
@@ -109,7 +109,7 @@ impl Streams {
     pub(super) fn part(&mut self, slot: &mut RequestSlot, received: u32) -> Result<u8, Broken> {
         slot.total = slot.total.checked_sub(received).ok_or(Broken)?;
         if slot.has(flag::DISCARDS) {
-            self.owe(slot, received, false);
+            self.note_taken(slot, received, false);
             return Ok(mark::SKIP);
         }
         Ok(mark::PART)
@@ -117,12 +117,12 @@ impl Streams {
 
     /// The END of the body that `slot` reads. Returns the mark.
     pub(super) fn end(&mut self, slot: &mut RequestSlot) -> u8 {
-        let told = !slot.has(flag::DISCARDS);
+        let reports = !slot.has(flag::DISCARDS);
         self.stop_reading(slot);
-        if told { mark::LAST_PART } else { mark::SKIP }
+        if reports { mark::LAST_PART } else { mark::SKIP }
     }
 
-    /// No more of the body that `slot` reads is wanted or comes: no credit is due for it.
+    /// Nothing more of the body that `slot` reads arrives, or it is dropped: no CREDIT is due.
     pub(super) fn stop_reading(&mut self, slot: &mut RequestSlot) {
         slot.clear(flag::READS);
         self.forget_credit(slot);
@@ -137,9 +137,8 @@ impl Streams {
     }
 
     /// Counts `bytes` of the body that `slot` reads as taken, up to what has arrived. A CREDIT is
-    /// due once half a window is owed, or at once if the owner of the body `waits` and has nothing
-    /// left of it.
-    pub(super) fn owe(&mut self, slot: &mut RequestSlot, bytes: u32, waits: bool) {
+    /// due once half a window was taken, or at once if the caller or handler `waits` for more.
+    pub(super) fn note_taken(&mut self, slot: &mut RequestSlot, bytes: u32, waits: bool) {
         if !slot.has(flag::READS) || slot.cancel != Cancel::No {
             return;
         }
@@ -160,11 +159,11 @@ impl Streams {
     pub(super) fn discard(&mut self, slot: &mut RequestSlot) {
         if slot.has(flag::BEGAN) {
             slot.set(flag::DISCARDS);
-            self.owe(slot, u32::MAX, false);
+            self.note_taken(slot, u32::MAX, false);
         }
     }
 
-    /// A request that has flags is in flight no more.
+    /// A request that has flags has completed.
     #[cold]
     pub(super) fn complete(&mut self, slot: &mut RequestSlot) {
         self.forget_credit(slot);

@@ -72,7 +72,8 @@ impl RequestSlot {
         flags: 0,
     };
 
-    /// Whether the caller is to be told that this request, or its open body, comes to nothing.
+    /// Whether an event is pending that reports the request as lost (client), or its open body as
+    /// cut off (server).
     #[inline]
     const fn is_lost(&self) -> bool {
         #[cfg(feature = "streams")]

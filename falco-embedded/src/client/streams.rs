@@ -15,12 +15,12 @@ pub(super) struct OpenAnswer {
     in_pieces: bool,
     /// Whether it began open.
     began: bool,
-    /// What lies before this place in the memory was taken. `start + lent <= received`.
+    /// The bytes before this offset in the memory were taken. `start + lent <= received`.
     start: usize,
-    /// Bytes from `start` that the caller has, and has not returned.
+    /// Bytes from `start` that are lent to the caller.
     lent: usize,
-    /// Bytes of an answer that is read in pieces and does not fit the memory. Nothing of it is
-    /// kept.
+    /// The length of an answer that is read in pieces and does not fit the memory. Its bytes are
+    /// dropped.
     too_large: Option<usize>,
 }
 
@@ -44,8 +44,8 @@ impl OpenAnswer {
 pub struct PendingSubscription<B, A>(PendingRequest<B, A>);
 
 impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
-    /// Notes how an answer begins. One of known length that is too large for the memory is dropped
-    /// at once, whatever of it would fit while pieces are taken.
+    /// Notes how an answer begins. An answer of known length that is larger than the memory is
+    /// dropped at once, although it would fit piece by piece.
     #[allow(clippy::wildcard_enum_match_arm, reason = "no other event begins an answer")]
     pub(super) fn note_beginning(&mut self, event: &ClientEvent<'_>) {
         self.open.began |= matches!(event, ClientEvent::Opened { .. });
@@ -69,7 +69,7 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
             return true;
         }
         let held = self.open.start..self.received;
-        // Always so. The compiler then sees that the copy cannot panic.
+        // Always true. With this check the compiler knows that the copy cannot panic.
         if memory.get(held.clone()).is_some() {
             memory.copy_within(held, 0);
             self.received -= self.open.start;
@@ -80,8 +80,8 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
         self.open.too_large.is_none()
     }
 
-    /// Counts a part of an open answer that is collected. Returns how many bytes more the server
-    /// may send for it, 0 if the answer is too large: the caller is told at once.
+    /// Counts a part of an open answer that is collected. Returns how many more bytes the server
+    /// may send for it: 0 if the answer is too large, which the caller learns at once.
     pub(super) fn collect(&mut self, bytes: usize) -> usize {
         if !self.open.began || self.open.in_pieces {
             return 0;

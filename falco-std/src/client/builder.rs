@@ -73,7 +73,7 @@ impl ClientBuilder {
         }
     }
 
-    /// The context: the name of the service, or any bytes that both owners have agreed on, 65,535
+    /// The context: the name of the service, or any bytes that both sides have agreed on, 65,535
     /// at most. A server with another context refuses the handshake. Empty by default. The classic
     /// wire has none.
     pub fn context(self, context: impl Into<Vec<u8>>) -> Self {

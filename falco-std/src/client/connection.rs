@@ -1,5 +1,6 @@
 //! A connection of a client: how a request is submitted and how its caller waits. If the connection
-//! has a thread that reads (see `turn`), callers share it. Otherwise they use it one after another.
+//! has a thread that reads (see `read_guard`), callers share it. Otherwise they use it one after
+//! another.
 
 use core::time::Duration;
 use std::net::Shutdown;
@@ -13,9 +14,9 @@ use falco_core::{ClientConnection, CloseReason, Fate, Settings};
 use super::exclusive::{Acquired, Exclusive};
 use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply};
+use super::read_guard::ReadGuard;
 use super::reader::Reader;
 use super::state::{Slot, State};
-use super::turn::Turn;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::line::Line;
@@ -34,17 +35,18 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Completes the handshake over a connected stream. If a turn is returned, the caller has to
-    /// run it on a thread.
+    /// Completes the handshake over a connected stream. If a guard is returned, the caller has to
+    /// run it on a new thread.
     pub(super) fn open(
         stream: BoxedStream,
         key: Arc<ClientKeys>,
         settings: &Settings,
         (entropy, clock): (&Entropy, Clock),
-    ) -> Result<(Self, Option<Turn>), Error> {
+    ) -> Result<(Self, Option<ReadGuard>), Error> {
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
-        // If nothing comes that no caller waits for, one request is in flight at a time, and a
-        // thread that reads has no use.
+        // On the noise wire the server may send something when no caller waits, so the connection
+        // gets a thread that reads. On the classic wire it may not: callers use the connection one
+        // after another, without such a thread.
         let ([input, output, control], splits) = if key.receives_unasked() {
             handles(stream).map_err(io)?
         } else {
@@ -57,7 +59,7 @@ impl Connection {
         let result = reader.shake_hands();
         result.map_err(|ended| error_of(ended, "handshake"))?;
         Ok(if splits {
-            (Self { shared, reader: None }, Some(Turn::new(reader)))
+            (Self { shared, reader: None }, Some(ReadGuard::new(reader)))
         } else {
             let reader = Some(Exclusive::new(reader));
             (Self { shared, reader }, None)
@@ -92,11 +94,11 @@ impl Connection {
                 Ok(slot) => slot,
                 Err(outcome) => return outcome,
             };
-            let turn = Turn::take(&self.shared, &mut locked.state);
+            let guard = ReadGuard::take(&self.shared, &mut locked.state);
             drop(locked);
             self.shared.flush();
-            let end = match turn {
-                Some(turn) => turn.read_until(&slot, limit),
+            let end = match guard {
+                Some(guard) => guard.read_until(&slot, limit),
                 None => slot.wait(limit),
             };
             return self.outcome(end, &slot, limit);
@@ -154,16 +156,16 @@ impl Connection {
     }
 
     /// Locks the state of a shared connection once it is up to date. If nothing has arrived for a
-    /// while, the connection may have ended without a thread having noticed, because none reads or
-    /// the process was stopped. In that case this reads what is readable, or waits until the thread
-    /// that reads has done so.
+    /// while, the connection may have ended unnoticed, because no thread reads or the process was
+    /// stopped. In that case this reads what is readable, or waits until the thread that reads has
+    /// done so.
     pub(super) fn lock_current(&self, limit: Option<Limit>) -> MutexGuard<'_, Locked<State>> {
         let mut locked = self.shared.lock();
         let start = Instant::now();
         while locked.state.is_open() && locked.state.is_quiet(self.shared.now()) && self.shared.is_readable() {
-            if let Some(turn) = Turn::take(&self.shared, &mut locked.state) {
+            if let Some(guard) = ReadGuard::take(&self.shared, &mut locked.state) {
                 drop(locked);
-                turn.catch_up();
+                guard.catch_up();
                 locked = self.shared.lock();
                 continue;
             }
@@ -192,7 +194,7 @@ impl Connection {
         let now = self.shared.now();
         let mut locked = self.shared.lock();
         locked.state.mux.close(now, CloseReason::Done);
-        locked.state.turns.call_thread();
+        locked.state.read_lock.call_thread();
         drop(locked);
         // If there is no thread, the caller that uses the connection writes what is left, and ends
         // the stream when its request has completed.
@@ -207,7 +209,7 @@ impl Connection {
         let Some(exclusive) = &self.reader else {
             return self.close_shared();
         };
-        // All callers that wait already go first. No others follow, because the client is closed.
+        // Callers that wait already go first. No others follow, because the client is closed.
         if let Acquired::Reader(mut guard) = exclusive.acquire(None)
             && let Some(reader) = guard.reader()
         {
@@ -218,7 +220,7 @@ impl Connection {
     fn close_shared(&self) {
         let mut locked = self.shared.lock();
         locked.state.mux.close_when_begun(CloseReason::Done);
-        locked.state.turns.call_thread();
+        locked.state.read_lock.call_thread();
         drop(locked);
         self.shared.flush();
         let mut locked = self.shared.lock();
@@ -241,7 +243,7 @@ impl Connection {
     /// split ends when it is dropped.
     pub(super) fn abandon(&self) {
         self.shared.shutdown(Shutdown::Both);
-        self.shared.lock().state.turns.call_thread();
+        self.shared.lock().state.read_lock.call_thread();
     }
 }
 

@@ -15,8 +15,8 @@ use falco_core::{Fate, Instant, Key, Settings};
 use super::connection::Connection;
 use super::dial::Dial;
 use super::limit::Limit;
+use super::read_guard::ReadGuard;
 use super::stats::Counters;
-use super::turn::Turn;
 use crate::clock::Clock;
 use crate::error::Error;
 
@@ -329,7 +329,7 @@ impl Connector {
         }
     }
 
-    fn dial(&self, server: usize, keys: &Arc<ClientKeys>) -> Result<(Connection, Option<Turn>), Error> {
+    fn dial(&self, server: usize, keys: &Arc<ClientKeys>) -> Result<(Connection, Option<ReadGuard>), Error> {
         // A stream of the user may panic. Callers then receive an error.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let dial = self.config.dials.get(server).ok_or(Error::Closed)?;
@@ -350,8 +350,8 @@ impl Connector {
         &self,
         state: &mut State,
         server: usize,
-        opened: Result<(Connection, Option<Turn>), Error>,
-    ) -> Option<Turn> {
+        opened: Result<(Connection, Option<ReadGuard>), Error>,
+    ) -> Option<ReadGuard> {
         let now = self.clock.now();
         let random = |bound| self.config.entropy.below(bound);
         let State {

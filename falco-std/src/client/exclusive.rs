@@ -55,17 +55,17 @@ impl Exclusive {
         {
             return acquired;
         }
-        let turn = Arc::new(Condvar::new());
-        state.queue.push_back(Arc::clone(&turn));
+        let own = Arc::new(Condvar::new());
+        state.queue.push_back(Arc::clone(&own));
         loop {
             state = match limit {
                 Some(limit) => {
-                    let waited = turn.wait_timeout(state, limit.left());
+                    let waited = own.wait_timeout(state, limit.left());
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => turn.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => own.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
-            let is_first = state.queue.front().is_some_and(|first| Arc::ptr_eq(first, &turn));
+            let is_first = state.queue.front().is_some_and(|first| Arc::ptr_eq(first, &own));
             let acquired = if is_first || state.ended {
                 self.try_acquire(&mut state)
             } else {
@@ -76,7 +76,7 @@ impl Exclusive {
                 if is_first {
                     state.queue.pop_front();
                 } else {
-                    state.queue.retain(|other| !Arc::ptr_eq(other, &turn));
+                    state.queue.retain(|other| !Arc::ptr_eq(other, &own));
                 }
                 return acquired;
             }

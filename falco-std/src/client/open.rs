@@ -63,7 +63,7 @@ impl Connection {
             Ok(added) => added,
             Err(outcome) => return outcome,
         };
-        locked.state.turns.call_thread();
+        locked.state.read_lock.call_thread();
         drop(locked);
         self.shared.flush();
         let mut end = slot.wait(limit);

@@ -1,6 +1,7 @@
 //! The reader of a client's connection. It reads, completes requests and pings, and applies the
-//! deadlines. The callers run it in turn, each until its request has completed. If the stream
-//! splits and the connection is on the noise wire, a thread of its own also runs it, see `turn`.
+//! deadlines. One caller at a time runs it, until its request has completed. If the stream splits
+//! and the connection is on the noise wire, the connection also has a thread that runs it: see
+//! `read_guard`.
 
 use core::time::Duration;
 use std::io;
@@ -16,8 +17,8 @@ use crate::line::{Filled, Line, is_timeout};
 use crate::shared::{Locked, Shared};
 use crate::stream::BoxedStream;
 
-/// How long the reader waits, at the end of the stream, for the error of a write in progress. Over
-/// a broken stream that write fails at once.
+/// How long the reader waits, at the end of the stream, for a write in progress to fail. On a
+/// broken stream it fails at once.
 const WRITE_ERROR_WAIT: Duration = Duration::from_millis(100);
 
 pub(super) struct Reader {
@@ -60,7 +61,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads until no caller waits for what it may read.
+    /// Reads until no caller waits for something to arrive.
     pub(super) fn read_for_callers(&mut self) -> Result<(), Ended> {
         let locked = self.shared.lock();
         if locked.state.ended {
@@ -95,7 +96,7 @@ impl Reader {
                 return Some(end);
             }
             let step = match advanced {
-                // The caller returns a more specific error than this timeout.
+                // The caller of this function returns a more specific error.
                 Err(Err(error)) if is_timeout(&error) && self.is_past(until) => return None,
                 Ok(_) if self.is_past(until) => return None,
                 Ok(total) => self.fill(total, until),
@@ -163,7 +164,7 @@ impl Reader {
         Ok(total)
     }
 
-    /// Takes the unread bytes. Returns how many bring the next step.
+    /// Processes the unread bytes. Returns how many the next step needs.
     fn receive(&mut self) -> Result<usize, Ended> {
         let received = self.take_steps();
         wipe_stack();
@@ -214,8 +215,8 @@ impl Reader {
             }
             Filled::Nothing => locked.state.mux.handle_timeout(now).map_err(Ok),
             Filled::EndOfStream => {
-                // A write in progress may be about to fail, and `Shared` shuts the stream down
-                // after a write that has failed.
+                // If a write fails, `Shared` shuts the stream down, and this side reads the end of
+                // the stream. So a write in progress may be the cause.
                 locked = await_write(&self.shared, locked);
                 let failed = locked.state.take_write_error();
                 let (mux, unread) = (&mut locked.state.mux, self.line.unread());

@@ -2,7 +2,7 @@
 //! and what their callers wait for. No I/O.
 
 mod open;
-mod turns;
+mod read_lock;
 
 use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, Unfinished};
 use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
 
 use self::open::{Waiter, arrive};
-use self::turns::Turns;
+use self::read_lock::ReadLock;
 use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
 use crate::error::{Error, copy};
@@ -28,7 +28,7 @@ pub(super) struct Slot {
 #[derive(Default)]
 struct End {
     outcome: Option<Outcome<Reply>>,
-    /// The caller waits. Otherwise it reads, and looks itself.
+    /// The caller waits. Otherwise it reads, and takes the outcome itself.
     waits: bool,
 }
 
@@ -87,8 +87,8 @@ pub(super) struct State {
     tickets: u64,
     /// Pings that have not completed.
     pings: usize,
-    /// Who reads, if several threads may.
-    pub(super) turns: Turns,
+    /// Which thread reads, if several may.
+    pub(super) read_lock: ReadLock,
     /// The connection has ended, and all requests and pings have completed.
     pub(super) ended: bool,
     /// When the connection stopped accepting requests, and the reason if it has ended.
@@ -114,7 +114,7 @@ impl State {
             window_kib: settings.window_kib(),
             tickets: 0,
             pings: 0,
-            turns: Turns::default(),
+            read_lock: ReadLock::default(),
             ended: false,
             lost: None,
             last_input: Instant::ZERO,
@@ -218,8 +218,8 @@ impl State {
         (fate.unwrap_or(Fate::MaybeProcessed), call.map(|call| job_of(call).1))
     }
 
-    /// Nothing more is written. Of several requests nobody knows which of them the stream has
-    /// accepted.
+    /// Nothing more is written. With one request at a time it is known whether the stream has
+    /// accepted it.
     fn end_writing(&mut self, all_accepted: bool) {
         if self.one_by_one {
             self.mux.writing_ended(all_accepted);

@@ -2,8 +2,8 @@
 //! directions, bounded by the windows, and the threads that wait for them. [`Halves`] decides
 //! everything else. A thread that waits here does not use the stream of the connection.
 //!
-//! The connection calls its side while its state is locked. The halves notify their [`Owner`],
-//! which locks that state, only while the pipe is not locked.
+//! The connection calls its side of a pipe while the connection's state is locked. The halves call
+//! [`ConnectionHandle::notify`], which locks that state, only while the pipe is not locked.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,19 +12,19 @@ use falco_core::mux::{Halves, SharedBudget, StreamError};
 
 use crate::error::Error;
 
-/// The connection takes a chunk that is longer than this piece by piece while its writer is there,
-/// so that the writer waits. What arrives for a reader is in pieces of this size at most.
+/// While the writer exists, the connection takes a longer chunk in pieces of this size, so that the
+/// writer waits. What arrives for a reader is in pieces of this size at most.
 const PIECE: usize = 64 << 10;
 /// Bytes are joined to chunks of this size at most, so that many short ones take no more memory
 /// than one long one.
 const JOINED: usize = 16 << 10;
 
-/// Does what the halves of a stream want, on their thread.
-pub(crate) trait Owner: Send + Sync {
+/// Lets the connection do its work for the halves of an open request, on their thread.
+pub(crate) trait ConnectionHandle: Send + Sync {
     fn notify(&self);
 }
 
-/// Why a half goes no further.
+/// The error of a half.
 #[derive(Debug)]
 pub(crate) struct Why(pub(crate) Error);
 
@@ -186,11 +186,11 @@ pub(crate) struct Pipe {
     arrival: Condvar,
     /// The writer waits for room.
     room: Condvar,
-    owner: Box<dyn Owner>,
+    connection: Box<dyn ConnectionHandle>,
 }
 
 impl Pipe {
-    pub(crate) fn new(owner: Box<dyn Owner>, halves: Halves<Why>) -> Arc<Self> {
+    pub(crate) fn new(connection: Box<dyn ConnectionHandle>, halves: Halves<Why>) -> Arc<Self> {
         let state = State {
             halves,
             arrived: Chunks::default(),
@@ -202,7 +202,7 @@ impl Pipe {
             state: Mutex::new(state),
             arrival: Condvar::new(),
             room: Condvar::new(),
-            owner,
+            connection,
         })
     }
 
@@ -211,7 +211,7 @@ impl Pipe {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state for the connection, and wakes who waits for that.
+    /// Changes the state, and wakes the halves that no longer have to wait.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
@@ -232,11 +232,11 @@ impl Pipe {
         changed
     }
 
-    /// Tells the connection, if a half `has` something for it.
+    /// Unlocks the state, and notifies the connection if a half `has` work for it.
     fn notify(&self, state: MutexGuard<'_, State>, has: bool) {
         drop(state);
         if has {
-            self.owner.notify();
+            self.connection.notify();
         }
     }
 }
@@ -252,12 +252,12 @@ impl Pipe {
         });
     }
 
-    /// Tells the halves something, or asks them.
-    pub(crate) fn tell<T>(&self, tell: impl FnOnce(&mut Halves<Why>) -> T) -> T {
-        self.change(|state| tell(&mut state.halves))
+    /// Changes or reads what the halves share.
+    pub(crate) fn update<T>(&self, update: impl FnOnce(&mut Halves<Why>) -> T) -> T {
+        self.change(|state| update(&mut state.halves))
     }
 
-    /// Has the connection do what the halves want, with the next bytes to send.
+    /// Lets the connection do its work for the halves, with the next bytes to send.
     pub(crate) fn pump<T>(&self, pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Vec<u8>>) -> T) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;
@@ -294,7 +294,7 @@ impl Pipe {
             if let Some(end) = state.halves.input_end() {
                 return end.err().map(|why| Err(why.0));
             }
-            // A thread that has told the connection and did not have its turn yet also does this.
+            // Before this thread waits, the connection gives credit for what was taken.
             if state.halves.wait() {
                 self.notify(state, true);
                 state = self.lock();
@@ -359,7 +359,7 @@ mod tests {
 
     struct Nobody;
 
-    impl Owner for Nobody {
+    impl ConnectionHandle for Nobody {
         fn notify(&self) {}
     }
 
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn finishing_after_a_whole_answer_is_no_error() {
         let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));
-        pipe.tell(Halves::complete);
+        pipe.update(Halves::complete);
         assert!(pipe.send(b"more".to_vec()).is_err());
         assert!(pipe.finish().is_ok());
     }

@@ -121,7 +121,7 @@ impl ServerBuilder {
         self
     }
 
-    /// The context: the name of the service, or any bytes that both owners have agreed on, 65,535
+    /// The context: the name of the service, or any bytes that both sides have agreed on, 65,535
     /// at most. A client with another context is refused. Empty by default. The classic wire has
     /// none.
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {

@@ -374,7 +374,7 @@ where
                 let result = catch_unwind(AssertUnwindSafe(|| self.handlers.open(request)));
                 let handled = self.complete(result, |state, result| state.end_open(id, result));
                 // The connection may have ended after the answer was sent.
-                let answered = handled == Ok(false) && pipe.tell(|halves| halves.is_answered());
+                let answered = handled == Ok(false) && pipe.update(|halves| halves.is_answered());
                 counters.handled(if answered { Ok(true) } else { handled });
                 drop(place);
             }

@@ -196,7 +196,7 @@ impl State {
             pending.cancelled.store(true, Ordering::Release);
         }
         if let Some(pipe) = self.opens.pipe(id) {
-            pipe.tell(Halves::cancel);
+            pipe.update(Halves::cancel);
         }
         let Some(pending) = self.pending.get(&id) else { return };
         if let Some((_, position)) = pending.queued {
@@ -277,7 +277,7 @@ impl State {
     /// The body of an open request is whole.
     pub(super) fn end_body(&self, id: RequestId) {
         if let Some(pipe) = self.opens.pipe(id) {
-            pipe.tell(Halves::end_input);
+            pipe.update(Halves::end_input);
         }
     }
 

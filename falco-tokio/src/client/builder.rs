@@ -80,7 +80,7 @@ impl ClientBuilder {
         }
     }
 
-    /// The name of the service, or any bytes that both owners have agreed on, 65,535 at most. A
+    /// The name of the service, or any bytes that both sides have agreed on, 65,535 at most. A
     /// server with another context refuses the connection. Empty by default. The classic wire has
     /// no context.
     pub fn context(self, context: impl Into<Vec<u8>>) -> Self {

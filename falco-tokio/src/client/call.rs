@@ -43,12 +43,12 @@ impl Stream {
     /// The request has completed: its answer is whole.
     fn end(&self) {
         self.env.counters.answers.add(1);
-        self.pipe.tell(Halves::complete);
+        self.pipe.update(Halves::complete);
     }
 
     fn fail(&self, error: Error) {
         self.env.counters.failed(error.fate());
-        self.pipe.tell(|halves| halves.fail(Why(error)));
+        self.pipe.update(|halves| halves.fail(Why(error)));
     }
 }
 
@@ -56,7 +56,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // Without effect if the request has ended.
         let error = Error::connection(ConnectionError::Closed, Fate::MaybeProcessed);
-        self.pipe.tell(|halves| halves.fail(Why(error)));
+        self.pipe.update(|halves| halves.fail(Why(error)));
     }
 }
 
@@ -84,8 +84,8 @@ impl Waiter {
 }
 
 impl Waiter {
-    /// The caller of an open request, with which the halves share `pipe`. The limit is for the time
-    /// until the request has begun.
+    /// The caller of an open request whose halves share `pipe`. The limit is for the time until the
+    /// request has begun.
     pub(super) const fn stream(pipe: Arc<Pipe>, limit: Option<Limit>, env: Arc<Env>) -> Self {
         Self {
             to: To::Stream(Stream { pipe, env }),

@@ -12,7 +12,8 @@ use super::dial::Dial;
 #[derive(Debug)]
 pub(super) struct Servers {
     dials: Box<[Dial]>,
-    /// What is known of them. If a source of random numbers panics, it is as before.
+    /// Which of them are in back-off. It stays consistent if the user's source of random numbers
+    /// panics under the lock.
     known: Mutex<mux::Servers>,
 }
 
@@ -30,7 +31,7 @@ impl Servers {
 
     /// How to open a stream to a server.
     pub(super) fn dial(&self, server: usize) -> &Dial {
-        // What names a server is a number from here, so there is one.
+        // `server` is always a number from `known`, which has as many servers.
         static NOWHERE: Dial = Dial::Tcp(String::new());
         self.dials.get(server).unwrap_or(&NOWHERE)
     }

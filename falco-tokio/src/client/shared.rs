@@ -13,7 +13,7 @@ use super::call::{Call, Limit, OpenCall, PingTo, Waiter};
 use super::connection::Connection;
 use super::env::Env;
 use crate::error::Error;
-use crate::stream::{Owner, Pipe};
+use crate::stream::{ConnectionHandle, Pipe};
 
 /// Marks the tickets of open requests.
 const OPEN: u64 = 1 << 63;
@@ -128,13 +128,13 @@ impl Shared {
         }
         state.open_tickets += 1;
         let ticket = OPEN | state.open_tickets;
-        let owner = StreamOwner {
+        let handle = StreamHandle {
             shared: Arc::clone(self),
             ticket,
             _place: place,
         };
         self.outstanding.fetch_add(1, Ordering::Relaxed);
-        let pipe = Pipe::new(Box::new(owner), Halves::of_client(env.settings.window_kib()));
+        let pipe = Pipe::new(Box::new(handle), Halves::of_client(env.settings.window_kib()));
         let halves = crate::stream::Call::new(&pipe);
         let mut call = OpenCall::new(ticket, Waiter::stream(pipe, limit, Arc::clone(env)));
         // It fails only on a request that is finished, and this one is new.
@@ -237,19 +237,19 @@ impl State {
 }
 
 /// What the halves of an open request keep until they are dropped.
-struct StreamOwner {
+struct StreamHandle {
     shared: Arc<Shared>,
     ticket: u64,
     _place: OwnedSemaphorePermit,
 }
 
-impl Owner for StreamOwner {
+impl ConnectionHandle for StreamHandle {
     fn notify(&self) {
         self.shared.order_always(Order::Stream(self.ticket));
     }
 }
 
-impl Drop for StreamOwner {
+impl Drop for StreamHandle {
     fn drop(&mut self) {
         self.shared.outstanding.fetch_sub(1, Ordering::Relaxed);
     }

@@ -48,7 +48,7 @@ pub(super) struct Connection<H> {
     holder: Option<Arc<Holder>>,
     /// The end of the stream was read.
     eof: bool,
-    /// Handlers were told that the connection drains.
+    /// Handlers can see that the connection drains.
     closing: bool,
     /// The connection has ended, and was not cut off.
     ended: bool,
@@ -387,8 +387,9 @@ impl<H> Drop for Connection<H> {
         self.running.fail_opens(&Why(closed));
         self.cancel_all();
         let unanswered = self.mux.unanswered();
-        // Nothing counts as cut off while the server runs: whoever serves a guest may drop it.
-        // Requests that a drain has left behind when it ran out of time count, too.
+        // Requests that have not completed were cut off if the server is stopping. While the server
+        // runs, a connection may be dropped: one that was passed to `serve_connection` is dropped
+        // with that future.
         let was_cut = !self.ended || unanswered > 0;
         let cut = (was_cut && self.handlers.service.registry.is_stopping()).then_some(unanswered);
         self.handlers.service.registry.leave(self.place.number(), cut);

@@ -63,7 +63,7 @@ struct Busy {
     finished: Vec<Finished>,
     /// Bytes of their answers.
     answers: usize,
-    /// Open requests whose halves want something.
+    /// Open requests whose halves have work for the connection.
     streams: Vec<RequestId>,
     /// Requests that were cancelled and whose handlers still run.
     cancelled: HashSet<RequestId>,
@@ -164,7 +164,7 @@ impl Control {
                 } else {
                     no_room = outcome.replace(Outcome::NoRoom);
                     if let Some(pipe) = pipe {
-                        pipe.tell(Halves::drop_left);
+                        pipe.update(Halves::drop_left);
                     }
                 }
             }
@@ -174,7 +174,7 @@ impl Control {
         drop(no_room);
     }
 
-    /// A half of an open request wants something.
+    /// A half of an open request has work for the connection.
     pub(crate) fn stream(&self, id: RequestId) {
         self.signal(|state| {
             if !state.ended {

@@ -1,4 +1,4 @@
-//! Connections whose first bytes name their client, before they count as connections.
+//! Reads the PROXY header of connections from trusted proxies, before these connections count.
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct Headers {
     _to: tokio::sync::mpsc::Sender<Named>,
 }
 
-/// The reader of headers, and where connections arrive whose header was read.
+/// The reader of headers, and the channel on which it returns connections with their headers read.
 pub(super) fn headers(service: &Arc<Service>) -> (Headers, Receiver<Named>) {
     let (to, named) = channel(NAMED);
     #[cfg(feature = "proxy-protocol")]
@@ -99,7 +99,7 @@ mod reader {
                 (Socket::Tcp(stream), Some(peer)) if self.service.proxies.trusts(peer.ip()) => (stream, peer),
                 (socket, peer) => return Some((socket, peer)),
             };
-            // Meanwhile other connections wait in the backlog. It lasts no longer than a header may
+            // While this waits, new connections wait in the backlog: no longer than a header may
             // take.
             let reading = Arc::clone(&self.reading).acquire_owned().await.ok()?;
             let (to, service) = (self.to.clone(), Arc::clone(&self.service));
@@ -110,7 +110,7 @@ mod reader {
                     Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
                         warn_limited!(warnings.header, %proxy, "closed a connection: it has no header of its proxy");
                     }
-                    // Checks of a proxy may end like this.
+                    // A health check of the proxy may end like this.
                     Ok(Err(error)) => debug!(%proxy, %error, "a connection ended before the header of its proxy"),
                     Err(_) => {
                         let limit = &warnings.header;

@@ -143,7 +143,7 @@ impl Running {
     pub(crate) fn fail_opens(&mut self, why: &Why) {
         let opens = self.0.as_mut().map(|tasks| core::mem::take(&mut tasks.opens));
         for (_, pipe) in opens.into_iter().flatten() {
-            pipe.tell(|halves| halves.fail(why.clone()));
+            pipe.update(|halves| halves.fail(why.clone()));
         }
     }
 

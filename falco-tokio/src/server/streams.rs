@@ -15,7 +15,7 @@ use super::Service;
 use super::control::Control;
 use super::request::Request;
 use crate::error::HandlerError;
-use crate::stream::{Owner, Pipe, RecvStream, SendStream, Why};
+use crate::stream::{ConnectionHandle, Pipe, RecvStream, SendStream, Why};
 
 /// An open request: its body, which the handler reads, and the body of the answer, which it writes.
 /// [`Server::serve_streams`](crate::Server::serve_streams) passes it to a handler.
@@ -172,12 +172,12 @@ impl Future for StreamHandler {
     }
 }
 
-struct StreamOwner {
+struct StreamHandle {
     control: Arc<Control>,
     id: RequestId,
 }
 
-impl Owner for StreamOwner {
+impl ConnectionHandle for StreamHandle {
     fn notify(&self) {
         self.control.stream(self.id);
     }
@@ -186,5 +186,5 @@ impl Owner for StreamOwner {
 /// What the halves of an open request share with the connection.
 pub(super) fn pipe(id: RequestId, halves: Halves<Why>, control: &Arc<Control>) -> Arc<Pipe> {
     let control = Arc::clone(control);
-    Pipe::new(Box::new(StreamOwner { control, id }), halves)
+    Pipe::new(Box::new(StreamHandle { control, id }), halves)
 }

@@ -1,6 +1,6 @@
 //! What the halves of an open request share with the task of its connection: bytes on their way in
-//! both directions, bounded by the windows, and who waits for what. [`Halves`] decides everything
-//! else.
+//! both directions, bounded by the windows, and the tasks that wait for them. [`Halves`] decides
+//! everything else.
 
 mod chunks;
 
@@ -14,16 +14,16 @@ use self::chunks::Chunks;
 pub(crate) use self::chunks::without_unused;
 use crate::error::Error;
 
-/// The connection takes a chunk that is longer than this piece by piece while its writer is there,
-/// so that the writer waits. What arrives for a reader is in pieces of this size at most.
+/// While the writer exists, the connection takes a longer chunk in pieces of this size, so that the
+/// writer waits. What arrives for a reader is in pieces of this size at most.
 pub(crate) const PIECE: usize = 64 << 10;
 
-/// Tells the task of a connection that a half of a stream has something for it.
-pub(crate) trait Owner: Send + Sync {
+/// Notifies the task of a connection that a half of an open request has work for it.
+pub(crate) trait ConnectionHandle: Send + Sync {
     fn notify(&self);
 }
 
-/// Why a half goes no further.
+/// The error of a half.
 #[derive(Debug)]
 pub(crate) struct Why(pub(crate) Error);
 
@@ -58,11 +58,11 @@ struct State {
 /// The shared state of the halves of one open request.
 pub(crate) struct Pipe {
     state: Mutex<State>,
-    owner: Box<dyn Owner>,
+    connection: Box<dyn ConnectionHandle>,
 }
 
 impl State {
-    /// Those who wait for nothing any more.
+    /// The wakers of the halves that no longer have to wait.
     fn wakers(&mut self) -> [Option<Waker>; 3] {
         let reads = !self.arrived.is_empty() || self.halves.input_end().is_some();
         let writes = !matches!(self.halves.may_send(), Ok(false));
@@ -76,7 +76,7 @@ impl State {
 }
 
 impl Pipe {
-    pub(crate) fn new(owner: Box<dyn Owner>, halves: Halves<Why>) -> Arc<Self> {
+    pub(crate) fn new(connection: Box<dyn ConnectionHandle>, halves: Halves<Why>) -> Arc<Self> {
         let state = State {
             halves,
             arrived: Chunks::default(),
@@ -86,7 +86,7 @@ impl Pipe {
             opener: None,
         };
         let state = Mutex::new(state);
-        Arc::new(Self { state, owner })
+        Arc::new(Self { state, connection })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -94,7 +94,7 @@ impl Pipe {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state for the connection, and wakes who waits for that.
+    /// Changes the state, and wakes the halves that no longer have to wait.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
@@ -109,11 +109,11 @@ impl Pipe {
         changed
     }
 
-    /// Tells the connection, if a half `has` something for it.
+    /// Unlocks the state, and notifies the connection if a half `has` work for it.
     fn notify(&self, state: MutexGuard<'_, State>, has: bool) {
         drop(state);
         if has {
-            self.owner.notify();
+            self.connection.notify();
         }
     }
 }
@@ -138,12 +138,12 @@ impl Pipe {
         });
     }
 
-    /// Tells the halves something.
-    pub(crate) fn tell<T>(&self, tell: impl FnOnce(&mut Halves<Why>) -> T) -> T {
-        self.change(|state| tell(&mut state.halves))
+    /// Changes or reads what the halves share.
+    pub(crate) fn update<T>(&self, update: impl FnOnce(&mut Halves<Why>) -> T) -> T {
+        self.change(|state| update(&mut state.halves))
     }
 
-    /// Has the connection do what the halves want, with the next bytes to send.
+    /// Lets the connection do its work for the halves, with the next bytes to send.
     pub(crate) fn pump<T>(&self, pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Bytes>) -> T) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;
@@ -151,7 +151,7 @@ impl Pipe {
         })
     }
 
-    /// As [`pump`](Self::pump) for a writer that is gone: hands over all that it has left.
+    /// As [`pump`](Self::pump), after the writer was dropped: hands over all that it has written.
     pub(crate) fn hand_over<T>(
         &self,
         pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Bytes>) -> T,
@@ -261,7 +261,7 @@ mod tests {
 
     struct Nobody;
 
-    impl Owner for Nobody {
+    impl ConnectionHandle for Nobody {
         fn notify(&self) {}
     }
 
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn finishing_after_a_whole_answer_is_no_error() {
         let pipe = pipe();
-        pipe.tell(Halves::complete);
+        pipe.update(Halves::complete);
         assert!(pipe.send(Bytes::from_static(b"more")).is_err());
         assert!(pipe.finish().is_ok());
     }

@@ -1,4 +1,4 @@
-//! The halves of a stream as what Tokio and the crates of `futures` expect.
+//! The halves of a stream implement the traits of Tokio and of the crates of `futures`.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -11,7 +11,7 @@ use super::{Call, RecvStream, SendStream};
 use crate::error::Error;
 
 impl RecvStream {
-    /// After the end or an error there is nothing more.
+    /// The next bytes that have arrived. `None` after the end or an error.
     pub(super) fn poll_bytes(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         if self.ended {
             return Poll::Ready(None);
@@ -22,7 +22,7 @@ impl RecvStream {
     }
 }
 
-/// The kind by which code over `AsyncRead` and `AsyncWrite` tells errors apart.
+/// The error with the kind by which users of `AsyncRead` and `AsyncWrite` distinguish errors.
 fn io_error(error: Error) -> io::Error {
     let kind = match &error {
         Error::Stopped => io::ErrorKind::BrokenPipe,
@@ -59,7 +59,7 @@ impl AsyncWrite for SendStream {
         Poll::Ready(Ok(count))
     }
 
-    /// Does nothing: what was written is sent without that.
+    /// Does nothing: written bytes are sent without a flush.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

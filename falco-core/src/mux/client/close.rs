@@ -16,7 +16,8 @@ pub(super) struct Closing {
     when_begun: Option<CloseReason>,
     /// This side has closed the connection.
     closed: bool,
-    /// Since when this side has closed the connection and no caller waits for an answer.
+    /// Since when two things hold: this side has closed the connection, and no caller waits for an
+    /// answer.
     idle: Option<Instant>,
     /// What ended the connection, if this side has abandoned it.
     pub(super) end: Option<ConnectionError>,

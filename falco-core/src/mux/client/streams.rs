@@ -181,7 +181,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         halves: &mut Halves<E>,
         mut next: impl FnMut() -> Option<B>,
     ) -> Option<W> {
-        let (taken, waits) = halves.look();
+        let (taken, waits) = halves.take_reading();
         if halves.is_given_up() {
             halves.fail(StreamError::Ended.into());
             return self.cancel_open(ticket).map(|(waiter, _)| waiter);
@@ -216,8 +216,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         streams.writers.push(ticket, chunk)
     }
 
-    /// Ends the body of an open request: the server is told that it is whole, behind its last
-    /// bytes.
+    /// Ends the body of an open request: an END follows its last bytes.
     ///
     /// # Errors
     /// [`StreamError::Ended`]: the request has completed.
@@ -394,7 +393,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let streams = self.streams.as_mut()?;
         let ticket = streams.begun.remove(&id.key())?;
         streams.forget_answer(id);
-        // If its caller waits until it may write more, it is told.
+        // If its caller waits until it may write more, `poll_writable` returns the request.
         streams.writers.remove(ticket);
         let open = streams.calls.remove(&ticket);
         self.held = self.held.saturating_sub(reserved);
@@ -431,8 +430,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }))
     }
 
-    /// What the caller is told when a request with a length is refused with `refusal`. If a part of
-    /// its answer was returned, it was processed, and is not sent again.
+    /// The refusal that the caller of a request with a length receives for `refusal`. If a part of
+    /// its answer was returned, the request was processed, and is not sent again.
     pub(super) fn refusal_of_streaming(&mut self, id: RequestId, refusal: Refusal) -> Refusal {
         let was_returned = self.streams.as_mut().is_some_and(|streams| streams.forget_answer(id));
         if was_returned && refusal.is_unprocessed() {

@@ -88,7 +88,8 @@ impl<B: AsRef<[u8]>> Streams<B> {
         Some(body)
     }
 
-    /// Forgets a request that has completed. If its handler waits until it may write, it is told.
+    /// Forgets a request that has completed. If its handler waits until it may write,
+    /// `poll_writable` returns the request, and the next write fails.
     pub(super) fn forget(&mut self, id: RequestId) {
         let key = id.key();
         self.open.remove(&key);
@@ -199,8 +200,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// The client has cancelled a request. Returns whether its handler has to be told: not if it
-    /// has not received the request, or has finished its answer.
+    /// The client has cancelled a request. Returns whether its handler has to learn of it: not if
+    /// it has not received the request, or has finished its answer.
     pub(super) fn cancel_open(&mut self, id: RequestId) -> bool {
         let Some(streams) = &mut self.streams else {
             return true;
@@ -223,8 +224,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// What the client is told when a request is refused with `refusal`. An open request that has
-    /// reached its handler cannot be refused as not processed.
+    /// The refusal that the client receives for `refusal`. An open request that has reached its
+    /// handler cannot be refused as not processed.
     pub(super) fn refusal_of_open(&self, id: RequestId, refusal: Refusal) -> Refusal {
         let reached = self
             .streams
@@ -367,7 +368,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         why
     }
 
-    /// Ends an open answer: the client is told that it is whole, behind its last bytes.
+    /// Ends an open answer: an END follows its last bytes.
     ///
     /// # Errors
     /// [`StreamError::Ended`] if nothing more of it is sent. Then [`complete`](Self::complete) the

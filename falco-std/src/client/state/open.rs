@@ -1,4 +1,4 @@
-//! The open requests of a connection: it hands bytes on between their halves and the mux.
+//! The open requests of a connection. It moves bytes between their halves and the mux.
 
 use std::sync::{Arc, Weak};
 
@@ -9,7 +9,7 @@ use super::super::outcome::{Job, Outcome, Reply};
 use super::super::stats::Counters;
 use super::{Mux, Slot, State};
 use crate::error::Error;
-use crate::open::{Owner, Pipe, Why};
+use crate::open::{ConnectionHandle, Pipe, Why};
 use crate::shared::Shared;
 
 /// Where the outcome of a request goes.
@@ -24,7 +24,7 @@ pub(in crate::client) enum Waiter {
 pub(in crate::client) struct Stream {
     pipe: Arc<Pipe>,
     opener: Arc<Slot>,
-    /// The request has begun, and its caller was told.
+    /// The request has begun, and its caller no longer waits for that.
     begun: bool,
     /// Of the client.
     counters: Arc<Counters>,
@@ -35,7 +35,7 @@ impl Drop for Stream {
         // Without effect if the request has ended.
         let (end, fate) = (ConnectionError::Closed, Fate::MaybeProcessed);
         let closed = Why(Error::Connection { end, fate });
-        self.pipe.tell(|halves| halves.fail(closed));
+        self.pipe.update(|halves| halves.fail(closed));
     }
 }
 
@@ -55,7 +55,7 @@ impl Waiter {
     pub(in crate::client) fn end_stream(&self) {
         if let Self::Stream(stream) = self {
             stream.counters.answers.add(1);
-            stream.pipe.tell(Halves::complete);
+            stream.pipe.update(Halves::complete);
         }
     }
 
@@ -69,7 +69,7 @@ impl Waiter {
                 } else {
                     stream.opener.end(Outcome::Failed(error.with_fate(error.fate())));
                 }
-                stream.pipe.tell(|halves| halves.fail(Why(error)));
+                stream.pipe.update(|halves| halves.fail(Why(error)));
             }
         }
     }
@@ -97,13 +97,13 @@ pub(in crate::client) fn arrive(mux: &mut Mux, ticket: u64, body: &[u8]) {
     }
 }
 
-struct StreamOwner {
+struct StreamHandle {
     /// Weak, because the connection has the halves of its requests.
     shared: Weak<Shared<State>>,
     ticket: u64,
 }
 
-impl Owner for StreamOwner {
+impl ConnectionHandle for StreamHandle {
     fn notify(&self) {
         if let Some(shared) = self.shared.upgrade() {
             shared.lock().state.pump(self.ticket);
@@ -128,11 +128,11 @@ impl State {
         }
         let opener = self.slot();
         let ticket = opener.ticket();
-        let owner = StreamOwner {
+        let handle = StreamHandle {
             shared: Arc::downgrade(shared),
             ticket,
         };
-        let pipe = Pipe::new(Box::new(owner), Halves::of_client(self.window_kib));
+        let pipe = Pipe::new(Box::new(handle), Halves::of_client(self.window_kib));
         let stream = Stream {
             pipe: Arc::clone(&pipe),
             opener: Arc::clone(&opener),
@@ -149,7 +149,7 @@ impl State {
         }
     }
 
-    /// After sealing: tells callers whose open requests have begun.
+    /// Wakes the callers whose open requests have begun. Call it after sealing.
     pub(in crate::client) fn note_begun(&mut self) {
         while let Some(ticket) = self.mux.poll_begun() {
             if let Some(Waiter::Stream(stream)) = self.mux.stream_waiter(ticket) {
@@ -173,7 +173,8 @@ impl State {
         self.mux.stream_waiter(ticket)?.pipe().cloned()
     }
 
-    /// Does what the halves of an open request want. Returns whether the connection has it.
+    /// Does the work that the halves of an open request have for the connection. Returns whether
+    /// the connection has that request.
     fn pump(&mut self, ticket: u64) -> bool {
         let Some(pipe) = self.pipe(ticket) else {
             return false;
@@ -182,8 +183,8 @@ impl State {
         true
     }
 
-    /// Hands on what the halves of open requests have written and the connection now takes. Returns
-    /// whether there was something.
+    /// Moves to the mux what the halves of open requests have written and the mux has room for.
+    /// Returns whether there was something.
     pub(in crate::client) fn pump_writable(&mut self) -> bool {
         let mut pumped = false;
         while let Some(ticket) = self.mux.poll_writable() {

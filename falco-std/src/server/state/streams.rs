@@ -8,7 +8,7 @@ use falco_core::{ConnectionError, Fate, KeyId, RequestError, RequestId};
 
 use super::{Conn, State};
 use crate::error::Error;
-use crate::open::{Owner, Pipe, Why};
+use crate::open::{ConnectionHandle, Pipe, Why};
 
 /// How many handlers of open requests a server may have, waiting and running. They may wait for
 /// their clients for a long time, so they get a part of the workers.
@@ -61,13 +61,13 @@ impl Drop for OpenPlace {
     }
 }
 
-struct StreamOwner {
+struct StreamHandle {
     /// Weak, so that halves do not keep the stream of a connection that has ended.
     conn: Weak<Conn>,
     id: RequestId,
 }
 
-impl Owner for StreamOwner {
+impl ConnectionHandle for StreamHandle {
     fn notify(&self) {
         if let Some(conn) = self.conn.upgrade() {
             conn.lock().state.pump(self.id);
@@ -85,7 +85,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         let (end, fate) = (ConnectionError::Closed, Fate::MaybeProcessed);
         let closed = Why(Error::Connection { end, fate });
-        self.0.tell(|halves| halves.fail(closed));
+        self.0.update(|halves| halves.fail(closed));
     }
 }
 
@@ -97,7 +97,7 @@ pub(in crate::server) struct Opens(Option<HashMap<RequestId, Open>>);
 impl Opens {
     /// Adds one, and returns what its halves share with the connection.
     pub(super) fn add(&mut self, id: RequestId, conn: Weak<Conn>, halves: Halves<Why>) -> Arc<Pipe> {
-        let pipe = Pipe::new(Box::new(StreamOwner { conn, id }), halves);
+        let pipe = Pipe::new(Box::new(StreamHandle { conn, id }), halves);
         let open = Open(Arc::clone(&pipe));
         self.0.get_or_insert_default().insert(id, open);
         pipe
@@ -120,7 +120,7 @@ impl Opens {
     /// The connection has ended with this error.
     pub(super) fn fail_all(&mut self, why: &Why) {
         for (_, open) in self.0.take().into_iter().flatten() {
-            open.0.tell(|halves| halves.fail(why.clone()));
+            open.0.update(|halves| halves.fail(why.clone()));
         }
     }
 }

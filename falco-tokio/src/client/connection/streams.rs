@@ -1,4 +1,4 @@
-//! What a connection does with open requests: it hands bytes on between their halves and the mux.
+//! The open requests of a connection. It moves bytes between their halves and the mux.
 
 use std::sync::Arc;
 
@@ -41,7 +41,8 @@ impl Connection {
         self.mux.stream_waiter(ticket)?.pipe().cloned()
     }
 
-    /// Does what the halves of an open request want. Returns whether the connection has it.
+    /// Does the work that the halves of an open request have for the connection. Returns whether
+    /// the connection has that request.
     pub(in super::super) fn pump(&mut self, ticket: u64) -> bool {
         let Some(pipe) = self.pipe(ticket) else {
             return false;
@@ -51,8 +52,8 @@ impl Connection {
         true
     }
 
-    /// Hands on what the halves of open requests have written and the connection now takes. Returns
-    /// whether there was something.
+    /// Moves to the mux what the halves of open requests have written and the mux has room for.
+    /// Returns whether there was something.
     pub(super) fn pump_writable(&mut self) -> bool {
         let mut pumped = false;
         while let Some(ticket) = self.mux.poll_writable() {
@@ -61,7 +62,7 @@ impl Connection {
         pumped
     }
 
-    /// The callers of the open requests that it has and that have not begun, by ticket.
+    /// The callers of its open requests that have not begun, by ticket.
     pub(in super::super) fn openers(&self) -> impl Iterator<Item = (u64, &Waiter)> {
         self.mux.unbegun_open()
     }
@@ -71,11 +72,11 @@ impl Connection {
         self.mux.cancel_open(ticket)
     }
 
-    /// Tells callers whose open requests have begun.
+    /// Wakes the callers whose open requests have begun.
     pub(super) fn note_begun(&mut self) {
         while let Some(ticket) = self.mux.poll_begun() {
             if let Some(pipe) = self.pipe(ticket) {
-                pipe.tell(Halves::begin);
+                pipe.update(Halves::begin);
             }
         }
     }

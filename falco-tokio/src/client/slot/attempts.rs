@@ -15,9 +15,9 @@ impl Slot {
     /// Begins an attempt to connect, if there is something to do and no pause.
     pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (asked, now) = (self.is_waited_for(), self.env.clock.now());
-        // If the client has several connections, no request is assigned to one that has failed. So
-        // it reconnects even if no request waits.
-        // And so does one that fails fast, so that it is known when the server is back.
+        // If the client has several slots, requests are not assigned to one that has failed, so the
+        // slot reconnects although no request waits for it. A client that fails fast reconnects to
+        // find out when the server can be reached again.
         let repeats = (self.env.spread || self.env.fail_fast) && self.attempts.is_worth_repeating();
         match self.attempts.next(now) {
             NextAttempt::Closed => {
@@ -40,7 +40,7 @@ impl Slot {
                 if self.timer.poll(cx, Some(self.env.clock.at(at))).is_pending() {
                     return Poll::Pending;
                 }
-                // The pause is over: look again.
+                // The pause has passed: check again.
                 return Poll::Ready(());
             }
             NextAttempt::At(at) => {
@@ -97,7 +97,7 @@ impl Slot {
             let next = self.env.servers.next_at(&self.round);
             let next = next.map(|at| self.env.clock.at(at));
             self.current = Current::Connecting(running);
-            // If it has just passed, look again.
+            // Ready if it has just passed: then another attempt is due.
             return self.timer.poll(cx, next);
         }
     }

@@ -22,11 +22,11 @@ impl Slot {
         connections.find_map(|connection| connection.cancel_open(ticket))
     }
 
-    /// A half of an open request wants something.
+    /// A half of an open request has work for its connection.
     pub(super) fn pump(&mut self, ticket: u64) {
         if let Entry::Occupied(waiting) = self.waiting_open.entry(ticket) {
             let pipe = waiting.get().waiter.pipe();
-            if pipe.is_some_and(|pipe| pipe.tell(Halves::is_given_up)) {
+            if pipe.is_some_and(|pipe| pipe.update(Halves::is_given_up)) {
                 waiting.remove();
             }
             return;

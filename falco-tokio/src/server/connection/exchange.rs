@@ -83,13 +83,13 @@ impl<H: Handler> Connection<H> {
                 ServerStep::Ended { consumed, id } => {
                     self.consume(consumed, turn);
                     if let Some(pipe) = self.running.open(id) {
-                        pipe.tell(Halves::end_input);
+                        pipe.update(Halves::end_input);
                     }
                 }
                 ServerStep::Cancelled { consumed, id } => {
                     self.consume(consumed, turn);
                     if let Some(pipe) = self.running.open(id) {
-                        pipe.tell(Halves::cancel);
+                        pipe.update(Halves::cancel);
                     }
                     if self.running.contains(id) {
                         self.control.cancel(id);

@@ -1,4 +1,4 @@
-//! What a connection does with open requests: it hands bytes on between their halves and the mux.
+//! The open requests of a connection. It moves bytes between their halves and the mux.
 
 use core::task::{Context, Poll};
 use std::sync::Arc;
@@ -51,15 +51,15 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Does what the halves of an open request want.
+    /// Does the work that the halves of an open request have for the connection.
     pub(super) fn pump(&mut self, id: RequestId) {
         if let Some(pipe) = self.running.open(id) {
             pipe.pump(|halves, next| self.mux.pump(id, halves, next));
         }
     }
 
-    /// Hands on what handlers have written and the connection now takes. Returns whether there was
-    /// something.
+    /// Moves to the mux what handlers have written and the mux has room for. Returns whether there
+    /// was something.
     pub(super) fn pump_writable(&mut self) -> bool {
         let mut pumped = false;
         while let Some(id) = self.mux.poll_writable() {
@@ -69,7 +69,8 @@ impl<H: Handler> Connection<H> {
         pumped
     }
 
-    /// If the connection drains, handlers are told, which may be about to write more for hours.
+    /// Once the connection drains, wakes the handlers that wait for that. One that writes an answer
+    /// without an end then finishes it.
     pub(super) fn note_closing(&mut self) {
         if !self.closing && self.mux.is_closing() {
             self.closing = true;

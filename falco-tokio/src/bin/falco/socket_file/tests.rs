@@ -5,7 +5,7 @@ use std::thread;
 
 use super::*;
 
-/// A directory of its own for a test, removed with it.
+/// A directory for one test. Dropping this removes it.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -39,7 +39,7 @@ fn a_socket_that_arrives_after_the_comparison_stays_where_it_is() {
     let path = scratch.0.join("socket");
     let own = UnixListener::bind(&path).expect("it binds");
     let which = identity_of(&path);
-    // Compared, and then replaced.
+    // Another server replaces the socket after the comparison.
     fs::remove_file(&path).expect("it exists");
     let successor = UnixListener::bind(&path).expect("it binds");
     remove_compared(&path, which).expect("it moves both ways");

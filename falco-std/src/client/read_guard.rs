@@ -1,7 +1,7 @@
-//! Who reads a connection that has a thread of its own. A caller that finds nobody reading reads
-//! until its own request has completed, which saves waking the thread and being woken by it for
-//! each request. The thread reads while callers wait that do not read, for open requests, and while
-//! there are no requests: that is, for everything that comes unasked.
+//! Which thread reads a connection that has a thread of its own. If no thread reads, a caller reads
+//! until its own request has completed. For each request this saves two wake-ups: that of the
+//! connection's thread, and that of the caller. The connection's thread reads while other callers
+//! wait, while there are open requests, and while there are no requests.
 
 use core::panic::AssertUnwindSafe;
 use core::time::Duration;
@@ -15,22 +15,22 @@ use super::reader::Reader;
 use super::state::{Slot, State};
 use crate::shared::Shared;
 
-/// How often the thread looks, while callers read, whether there was a new request. If there was
-/// none, it reads.
+/// While callers read, the connection's thread checks after this time whether there was a new
+/// request. If there was none, it reads itself.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The turn of a caller, or of the thread. It ends when this is dropped.
-pub(super) struct Turn(Option<Reader>);
+/// The right of a caller, or of the connection's thread, to read. Dropping it releases the right.
+pub(super) struct ReadGuard(Option<Reader>);
 
-impl Turn {
-    /// The first turn of the thread.
+impl ReadGuard {
+    /// The guard with which the connection's thread starts.
     pub(super) const fn new(reader: Reader) -> Self {
         Self(Some(reader))
     }
 
-    /// The turn of a caller, if nobody reads.
+    /// The guard for a caller, if no thread reads.
     pub(super) fn take(shared: &Arc<Shared<State>>, state: &mut State) -> Option<Self> {
-        let line = state.turns.take()?;
+        let line = state.read_lock.take()?;
         Some(Self(Some(Reader::with_others(Arc::clone(shared), line))))
     }
 
@@ -53,10 +53,11 @@ impl Turn {
         }
     }
 
-    /// Reads whenever no caller does, until the connection has ended. Runs on the thread.
+    /// Reads whenever no caller does, until the connection has ended. Runs on the connection's
+    /// thread.
     pub(super) fn run(mut self) {
         while let Some(reader) = self.0.as_mut() {
-            // A stream of the user may panic. Its callers still need an error.
+            // A stream of the user may panic. The callers of requests still receive an error.
             let ended = catch_unwind(AssertUnwindSafe(|| reader.read_for_callers()));
             if let Err(ended) = ended.unwrap_or_else(|_| Err(panicked())) {
                 reader.finish(&ended);
@@ -69,30 +70,31 @@ impl Turn {
         }
     }
 
-    /// Leaves reading to the callers until the thread is needed.
+    /// Leaves reading to callers until the connection's thread is needed.
     fn rest(&mut self) {
         let Some(reader) = self.0.take() else { return };
         let (shared, line) = reader.into_line();
         let mut locked = shared.lock();
-        locked.state.turns.line = Some(line);
+        locked.state.read_lock.line = Some(line);
         if locked.state.needs_reader() {
             // A request has come meanwhile.
-            locked.state.turns.called = true;
+            locked.state.read_lock.called = true;
         }
-        let call = Arc::clone(&locked.state.turns.call);
+        let call = Arc::clone(&locked.state.read_lock.call);
         let mut seen = None;
         loop {
             let requests = locked.state.requests();
             let quiet = seen.replace(requests) == Some(requests);
-            if (quiet || locked.state.turns.called)
-                && let Some(line) = locked.state.turns.take()
+            if (quiet || locked.state.read_lock.called)
+                && let Some(line) = locked.state.read_lock.take()
             {
                 drop(locked);
                 self.0 = Some(Reader::with_others(shared, line));
                 return;
             }
-            // If one caller has been reading all the time, it calls this thread when it is done.
-            locked.state.turns.asleep = quiet;
+            // If one caller has been reading since the last check, it calls this thread when it has
+            // finished.
+            locked.state.read_lock.asleep = quiet;
             locked = if quiet {
                 call.wait(locked).unwrap_or_else(PoisonError::into_inner)
             } else {
@@ -103,14 +105,14 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for ReadGuard {
     fn drop(&mut self) {
         let Some(reader) = self.0.take() else { return };
         let (shared, line) = reader.into_line();
         let state = &mut shared.lock().state;
-        state.turns.line = Some(line);
-        if state.turns.asleep || state.needs_reader() {
-            state.turns.call_thread();
+        state.read_lock.line = Some(line);
+        if state.read_lock.asleep || state.needs_reader() {
+            state.read_lock.call_thread();
         }
     }
 }
