@@ -203,7 +203,7 @@ pub enum ServerEvent<'u> {
 }
 
 /// Shows the length of a body in `Debug`, and none of its bytes.
-struct Length(usize);
+pub(crate) struct Length(pub(crate) usize);
 
 impl fmt::Debug for Length {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -185,13 +185,21 @@ impl Tunnel {
 }
 
 /// The server's side of a tunnel, before the server has connected to the target.
-#[derive(Debug)]
 pub struct Incoming {
     target: String,
     /// Bytes of the client's socket that have arrived already.
     first: Bytes,
     body: RecvStream,
     answer: SendStream,
+}
+
+impl fmt::Debug for Incoming {
+    /// Shows no bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How long a client may take to say which target it wants. [`connect`] says it at once.

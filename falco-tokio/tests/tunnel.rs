@@ -34,6 +34,7 @@ impl Side {
             let (to, end) = (to.clone(), end.clone());
             async move {
                 let incoming = tunnel::accept(request).await?;
+                assert!(!format!("{incoming:?}").contains("with the name"), "{incoming:?}");
                 if incoming.target() != "target" {
                     return Ok(incoming.refuse("no\nsuch target").await?);
                 }
@@ -109,6 +110,19 @@ async fn either_direction_ends_first() {
         let at_server = soon(side.joined.recv()).await.unwrap().unwrap();
         assert_eq!((at_server.received, at_server.sent), counts);
     }
+    side.stop().await;
+}
+
+/// `tunnel::connect` sends the name alone. Another client may send more with it.
+#[tokio::test]
+async fn bytes_that_come_with_the_name_of_the_target_arrive_and_are_not_printed() {
+    let mut side = Side::start().await;
+    let call = side.client.open(&b"T\x06targetwith the name"[..]).await.unwrap();
+    let mut target = soon(side.targets.recv()).await.unwrap();
+    let mut bytes = [0; 13];
+    soon(target.read_exact(&mut bytes)).await.unwrap();
+    assert_eq!(&bytes, b"with the name");
+    drop(call);
     side.stop().await;
 }
 

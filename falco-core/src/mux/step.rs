@@ -1,14 +1,16 @@
 //! What a call of `recv` returns, on both sides.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use super::Body;
 use super::call::Call;
+#[cfg(feature = "streams")]
+use crate::event::Length;
 use crate::message::{CloseReason, Refusal, RequestId};
 
 /// The result of processing unread bytes at a client. Drop the first `consumed` of them when you
 /// are done with the step.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientStep<'u, B, W, P = W> {
     /// No frame is complete. Call again with `total` unread bytes.
@@ -128,11 +130,58 @@ impl<B, W, P> ClientStep<'_, B, W, P> {
             | Self::OpenRefused { consumed, .. } => *consumed,
         }
     }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::NeedMore { .. } => "NeedMore",
+            Self::Skip { .. } => "Skip",
+            Self::Established { .. } => "Established",
+            Self::Answer { .. } => "Answer",
+            Self::Refused { .. } => "Refused",
+            Self::Pong { .. } => "Pong",
+            Self::Closing { .. } => "Closing",
+            #[cfg(feature = "streams")]
+            Self::Opened { .. } => "Opened",
+            #[cfg(feature = "streams")]
+            Self::Part { .. } => "Part",
+            #[cfg(feature = "streams")]
+            Self::Ended { .. } => "Ended",
+            #[cfg(feature = "streams")]
+            Self::OpenRefused { .. } => "OpenRefused",
+        }
+    }
+}
+
+impl<B, W, P> fmt::Debug for ClientStep<'_, B, W, P> {
+    /// Shows lengths, and neither bodies nor waiters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut step = f.debug_struct(self.name());
+        match self {
+            Self::NeedMore { total } => return step.field("total", total).finish(),
+            Self::Skip { .. } | Self::Established { .. } => {}
+            Self::Answer { body, .. } => _ = step.field("body", body),
+            Self::Refused {
+                call, refusal, retry, ..
+            } => _ = step.field("call", call).field("refusal", refusal).field("retry", retry),
+            Self::Pong { waiters, .. } => _ = step.field("waiters", &waiters.len()),
+            Self::Closing { reason, .. } => _ = step.field("reason", reason),
+            #[cfg(feature = "streams")]
+            Self::Opened { ticket, body, .. } | Self::Part { ticket, body, .. } => {
+                step.field("ticket", ticket).field("body", &Length(body.len()));
+            }
+            #[cfg(feature = "streams")]
+            Self::Ended { ticket, .. } => _ = step.field("ticket", ticket),
+            #[cfg(feature = "streams")]
+            Self::OpenRefused { ticket, refusal, .. } => {
+                step.field("ticket", ticket).field("refusal", refusal);
+            }
+        }
+        step.field("consumed", &self.consumed()).finish()
+    }
 }
 
 /// The result of processing unread bytes at a server. Drop the first `consumed` of them when you
 /// are done with the step.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ServerStep<'u> {
     /// No frame is complete. Call again with `total` unread bytes.
@@ -220,4 +269,43 @@ pub enum ServerStep<'u> {
         /// Why.
         reason: CloseReason,
     },
+}
+
+impl fmt::Debug for ServerStep<'_> {
+    /// Shows lengths, and no bodies.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, consumed) = match self {
+            Self::NeedMore { total } => return f.debug_struct("NeedMore").field("total", total).finish(),
+            Self::TransmitFirst => return f.write_str("TransmitFirst"),
+            Self::AnswerFirst => return f.write_str("AnswerFirst"),
+            Self::Skip { consumed } => ("Skip", consumed),
+            Self::Hello { consumed, .. } => ("Hello", consumed),
+            Self::Established { consumed } => ("Established", consumed),
+            Self::Request { consumed, .. } => ("Request", consumed),
+            #[cfg(feature = "streams")]
+            Self::Opened { consumed, .. } => ("Opened", consumed),
+            #[cfg(feature = "streams")]
+            Self::Part { consumed, .. } => ("Part", consumed),
+            #[cfg(feature = "streams")]
+            Self::Ended { consumed, .. } => ("Ended", consumed),
+            Self::Cancelled { consumed, .. } => ("Cancelled", consumed),
+            Self::Closing { consumed, .. } => ("Closing", consumed),
+        };
+        let mut step = f.debug_struct(name);
+        step.field("consumed", consumed);
+        match self {
+            Self::Hello { fingerprint, .. } => _ = step.field("fingerprint", fingerprint),
+            Self::Request { id, body, .. } => _ = step.field("id", id).field("body", body),
+            #[cfg(feature = "streams")]
+            Self::Opened { id, body, .. } => _ = step.field("id", id).field("body", body),
+            #[cfg(feature = "streams")]
+            Self::Part { id, body, .. } => _ = step.field("id", id).field("body", &Length(body.len())),
+            #[cfg(feature = "streams")]
+            Self::Ended { id, .. } => _ = step.field("id", id),
+            Self::Cancelled { id, .. } => _ = step.field("id", id),
+            Self::Closing { reason, .. } => _ = step.field("reason", reason),
+            _ => {}
+        }
+        step.finish()
+    }
 }

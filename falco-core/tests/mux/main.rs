@@ -21,6 +21,7 @@ mod handled;
 mod held_back;
 mod hello;
 mod pings;
+mod printed;
 mod requests;
 mod retries;
 mod scene;
