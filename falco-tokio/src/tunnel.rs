@@ -65,23 +65,32 @@
 //! otherwise it is 1, and the rest is the reason as text. Behind the 0 are the bytes of the
 //! target's socket, in pieces: the length of a piece in four bytes, big-endian, and the piece. A
 //! piece of length 0 means that they end there. The answer itself ends only when both directions
-//! have ended.
+//! have ended. If it ends earlier, or with further bytes, the target's socket has failed; the bytes
+//! in front of that had arrived before.
 
+mod idle;
+mod incoming;
+mod pieces;
 mod pump;
+mod watch;
 
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::sleep;
 
-use self::pump::{HEADER, read_chunk};
+use self::idle::Idle;
+pub use self::incoming::{Incoming, accept};
+use self::pieces::Pieces;
+use self::pump::{read_chunk, write_chunk};
+use self::watch::Unwatched;
+pub use self::watch::Watched;
 use crate::client::Client;
 use crate::error::Error;
-use crate::server::StreamRequest;
-use crate::stream::{Call, RecvStream, SendStream};
+use crate::stream::{Call, SendStream};
 
 /// The first byte of a request.
 const TUNNEL: u8 = b'T';
@@ -89,8 +98,8 @@ const TUNNEL: u8 = b'T';
 const CONNECTED: u8 = 0;
 /// It has not.
 const REFUSED: u8 = 1;
-/// The longest reason that is read.
-const LONGEST_REASON: usize = 1 << 10;
+/// How long one side waits for the other to take the last bytes of a stream that was cut off.
+const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// How many bytes a tunnel has carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,6 +133,7 @@ pub async fn connect(client: &Client, target: &str) -> Result<Tunnel, Error> {
     first.extend_from_slice(target.as_bytes());
     Ok(Tunnel {
         call: client.open(first.freeze()).await?,
+        idle_timeout: None,
     })
 }
 
@@ -132,272 +142,105 @@ pub async fn connect(client: &Client, target: &str) -> Result<Tunnel, Error> {
 #[must_use = "if it is dropped, the tunnel is closed"]
 pub struct Tunnel {
     call: Call,
+    idle_timeout: Option<Duration>,
 }
 
 impl Tunnel {
+    /// How long nothing may be carried in either direction, from [`join`](Self::join) on. It then
+    /// fails with [`TimedOut`](io::ErrorKind::TimedOut). Without a limit by default: a stream may
+    /// be silent for as long as its sides like.
+    pub const fn idle_timeout(mut self, limit: Option<Duration>) -> Self {
+        self.idle_timeout = limit;
+        self
+    }
+
     /// Carries bytes between `socket` and the target until both directions have ended. Shuts the
     /// socket's sending half down where the target's bytes end.
+    ///
+    /// If the socket fails while the server takes no more of its bytes, or after it has ended what
+    /// it sends, only [`join_halves`](Self::join_halves) notices that at once.
     ///
     /// # Errors
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) with the server's reason if it has
     /// not connected to the target. [`InvalidData`](io::ErrorKind::InvalidData) if the server
     /// answers open requests and knows of no tunnel. Otherwise the error of the socket, or why the
-    /// stream was cut off.
+    /// stream was cut off. What the target had sent before that was written to the socket.
     pub async fn join<S>(self, socket: &mut S) -> io::Result<Carried>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let (reads, writes) = tokio::io::split(socket);
+        self.join_halves(Unwatched(reads), writes).await
+    }
+
+    /// As [`join`](Self::join), with the two halves of a socket.
+    ///
+    /// # Errors
+    /// Those of [`join`](Self::join).
+    pub async fn join_halves<R, W>(self, reads: R, mut writes: W) -> io::Result<Carried>
+    where
+        R: Watched,
+        W: AsyncWrite + Unpin,
+    {
         let (mut sending, mut receiving) = self.call.split();
-        let (mut reads, mut writes) = tokio::io::split(socket);
-        let sent = AtomicU64::new(0);
-        let up = async {
-            while let Some(chunk) = read_chunk(&mut reads, 0).await? {
-                let length = length_of(&chunk);
-                match sending.send(chunk).await {
-                    Ok(()) => _ = sent.fetch_add(length, Ordering::Relaxed),
-                    // The answer has ended, or its end says why nothing more is taken.
-                    Err(_) => return core::future::pending().await,
-                }
-            }
-            let _ = sending.finish();
-            // The answer goes on.
-            core::future::pending::<io::Result<u64>>().await
-        };
+        let (idle, sent) = (Idle::new(self.idle_timeout), AtomicU64::new(0));
         let down = async {
             let mut pieces = Pieces::new(&mut receiving);
             pieces.connected().await?;
             let mut received = 0;
             while let Some(bytes) = pieces.next().await? {
                 received += length_of(&bytes);
-                writes.write_all(&bytes).await?;
+                write_chunk(&mut writes, bytes, &idle).await?;
             }
             writes.shutdown().await?;
             pieces.end().await?;
             Ok::<_, io::Error>(received)
         };
         let received = tokio::select! {
+            // A socket may fail as soon as both directions have ended.
+            biased;
             received = down => received?,
-            failed = up => failed?,
+            error = send_all(reads, &mut sending, &sent, &idle) => return Err(error),
+            error = idle.expired() => return Err(error),
         };
         let sent = sent.into_inner();
         Ok(Carried { sent, received })
     }
 }
 
-/// The server's side of a tunnel, before the server has connected to the target.
-pub struct Incoming {
-    target: String,
-    /// Bytes of the client's socket that have arrived already.
-    first: Bytes,
-    body: RecvStream,
-    answer: SendStream,
-}
-
-impl fmt::Debug for Incoming {
-    /// Shows no bytes.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Incoming")
-            .field("target", &self.target)
-            .finish_non_exhaustive()
-    }
-}
-
-/// How long a client may take to say which target it wants. [`connect`] says it at once.
-const ACCEPT: Duration = Duration::from_secs(10);
-
-/// Reads which target the client of an open request wants, for 10 s at most.
-///
-/// # Errors
-/// Those of [`RecvStream::next`]; [`InvalidData`](io::ErrorKind::InvalidData) if the request is no
-/// tunnel; [`TimedOut`](io::ErrorKind::TimedOut).
-pub async fn accept(request: StreamRequest) -> io::Result<Incoming> {
-    tokio::time::timeout(ACCEPT, read_target(request)).await?
-}
-
-async fn read_target(request: StreamRequest) -> io::Result<Incoming> {
-    let StreamRequest { mut body, answer, .. } = request;
-    let mut first = BytesMut::new();
-    let name = loop {
-        if first.first().is_some_and(|byte| *byte != TUNNEL) {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        if let Some([_, length]) = first.first_chunk()
-            && let Some(name) = first.get(2..2 + usize::from(*length))
-        {
-            break name.to_vec();
-        }
-        let Some(bytes) = body.next().await else {
-            return Err(io::ErrorKind::InvalidData.into());
+/// Sends what the socket sends, and then waits until the socket fails: the answer goes on.
+async fn send_all(mut reads: impl Watched, sending: &mut SendStream, sent: &AtomicU64, idle: &Idle) -> io::Error {
+    loop {
+        let chunk = match read_chunk(&mut reads, 0).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            Err(error) => return error,
         };
-        first.extend_from_slice(&bytes.map_err(io::Error::other)?);
-    };
-    let first = first.freeze().slice(name.len() + 2..);
-    let target = String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
-    Ok(Incoming {
-        target,
-        first,
-        body,
-        answer,
-    })
-}
-
-impl Incoming {
-    /// The name of the target that the client wants. What it means is for the server alone to
-    /// decide.
-    #[must_use]
-    pub fn target(&self) -> &str {
-        &self.target
-    }
-
-    /// Tells the client that there is no connection to the target, and why. The reason should
-    /// reveal no more than the client may know; at most one KiB of it is read.
-    ///
-    /// # Errors
-    /// Those of [`SendStream::send`].
-    pub async fn refuse(mut self, reason: &str) -> Result<(), Error> {
-        let mut text = vec![REFUSED];
-        text.extend_from_slice(reason.as_bytes());
-        self.answer.send(text).await?;
-        self.answer.finish()
-    }
-
-    /// Carries bytes between the client and `socket`, which is connected to the target, until both
-    /// directions have ended. Shuts the socket's sending half down where the client's bytes end.
-    ///
-    /// # Errors
-    /// The error of the socket, or why the stream was cut off. If the handler then returns an error
-    /// as well, the client's socket is reset.
-    pub async fn join<S>(mut self, socket: &mut S) -> io::Result<Carried>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let (mut reads, mut writes) = tokio::io::split(socket);
-        let (answer, body) = (&mut self.answer, &mut self.body);
-        let first = core::mem::take(&mut self.first);
-        let up = async {
-            answer.send(vec![CONNECTED]).await.map_err(io::Error::other)?;
-            let mut sent = 0;
-            while let Some(piece) = read_chunk(&mut reads, HEADER).await? {
-                sent += length_of(&piece).saturating_sub(4);
-                answer.send(piece).await.map_err(io::Error::other)?;
+        idle.note();
+        let length = length_of(&chunk);
+        // Nothing is read meanwhile, so that a failure would not be noticed otherwise.
+        let accepted = tokio::select! {
+            biased;
+            accepted = sending.send(chunk) => accepted,
+            error = reads.failed() => return error,
+        };
+        match accepted {
+            Ok(()) => _ = sent.fetch_add(length, Ordering::Relaxed),
+            // The answer has ended, or its end says why nothing more is taken. A socket that does
+            // not take the rest of it is not to wait for ever.
+            Err(why) => {
+                return tokio::select! {
+                    () = sleep(LAST_BYTES) => io::Error::other(why),
+                    error = reads.failed() => error,
+                };
             }
-            answer.send(vec![0; HEADER]).await.map_err(io::Error::other)?;
-            Ok::<_, io::Error>(sent)
-        };
-        let down = async {
-            writes.write_all(&first).await?;
-            let mut received = length_of(&first);
-            while let Some(bytes) = body.next().await {
-                let bytes = bytes.map_err(io::Error::other)?;
-                received += length_of(&bytes);
-                writes.write_all(&bytes).await?;
-            }
-            writes.shutdown().await?;
-            Ok::<_, io::Error>(received)
-        };
-        let (sent, received) = tokio::try_join!(up, down)?;
-        self.answer.finish().map_err(io::Error::other)?;
-        Ok(Carried { sent, received })
+        }
+        idle.note();
     }
+    let _ = sending.finish();
+    reads.failed().await
 }
 
 fn length_of(bytes: &Bytes) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
-
-/// The pieces of an answer.
-struct Pieces<'r> {
-    from: &'r mut RecvStream,
-    /// Bytes that have arrived and are not returned.
-    rest: Bytes,
-    /// Bytes of the current piece that are not returned.
-    left: usize,
-}
-
-impl<'r> Pieces<'r> {
-    fn new(from: &'r mut RecvStream) -> Self {
-        Self {
-            from,
-            rest: Bytes::new(),
-            left: 0,
-        }
-    }
-
-    /// Reads until `count` bytes are there.
-    async fn fill(&mut self, count: usize) -> io::Result<()> {
-        while self.rest.len() < count {
-            let Some(bytes) = self.from.next().await else {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            };
-            let bytes = bytes.map_err(io::Error::other)?;
-            if self.rest.is_empty() {
-                self.rest = bytes;
-            } else {
-                self.rest = Bytes::from([&self.rest[..], &bytes[..]].concat());
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until the server has connected to the target.
-    async fn connected(&mut self) -> io::Result<()> {
-        self.fill(1).await?;
-        let status = self.rest.split_to(1);
-        match status.first() {
-            Some(&CONNECTED) => return Ok(()),
-            Some(&REFUSED) => {}
-            _ => {
-                let text = "this server carries no connections";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            }
-        }
-        let mut reason = self.rest.to_vec();
-        while reason.len() < LONGEST_REASON
-            && let Some(Ok(bytes)) = self.from.next().await
-        {
-            reason.extend_from_slice(&bytes);
-        }
-        reason.truncate(LONGEST_REASON);
-        let reason = Reason(String::from_utf8_lossy(&reason).into_owned());
-        Err(io::Error::new(io::ErrorKind::ConnectionRefused, reason))
-    }
-
-    /// The next bytes of the target; `None` where they end.
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        if self.left == 0 {
-            self.fill(HEADER).await?;
-            let header = self.rest.split_to(HEADER);
-            let length = header.first_chunk().map_or(0, |length| u32::from_be_bytes(*length));
-            self.left = usize::try_from(length).unwrap_or(usize::MAX);
-            if self.left == 0 {
-                return Ok(None);
-            }
-        }
-        self.fill(1).await?;
-        let bytes = self.rest.split_to(self.rest.len().min(self.left));
-        self.left -= bytes.len();
-        Ok(Some(bytes))
-    }
-
-    /// Waits until the answer has ended.
-    async fn end(&mut self) -> io::Result<()> {
-        match self.from.next().await {
-            None if self.rest.is_empty() => Ok(()),
-            Some(Err(error)) => Err(io::Error::other(error)),
-            None | Some(Ok(_)) => Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
-}
-
-/// Why a server has not connected to a target.
-#[derive(Debug)]
-struct Reason(String);
-
-impl fmt::Display for Reason {
-    /// The text of the server, without control characters.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server refused: {}", self.0.escape_debug())
-    }
-}
-
-impl core::error::Error for Reason {}

@@ -8,10 +8,12 @@ use std::io;
 
 use common::key;
 use falco_tokio::{Client, Handle, Report, Request, Server, StreamRequest, tunnel};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// A tunnel's server, which passes the other end of each target's socket to the test.
 struct Side {
@@ -170,6 +172,79 @@ async fn a_side_that_is_dropped_fails_the_other() {
     soon(async { while target.write_all(&[0; 256]).await.is_ok() {} }).await;
     assert!(side.joined.try_recv().is_err());
     assert!(soon(carrying).await.unwrap().is_err());
+    side.stop().await;
+}
+
+/// What a target has sent last arrives although its socket fails while more is written to it, also
+/// if it has ended its bytes.
+#[tokio::test]
+async fn the_last_bytes_of_a_target_arrive_before_its_failure() {
+    let mut side = Side::start().await;
+    for _ in 0..50 {
+        let (user, mut target, carrying) = side.open().await;
+        let (mut reads, mut writes) = tokio::io::split(user);
+        let uploading = tokio::spawn(async move { while writes.write_all(&[0; 256]).await.is_ok() {} });
+        target.read_exact(&mut [0; 4096]).await.unwrap();
+        target.write_all(&[7; 1000]).await.unwrap();
+        drop(target);
+        let mut received = vec![0; 1000];
+        soon(reads.read_exact(&mut received)).await.unwrap();
+        assert_eq!(received, [7; 1000]);
+        assert!(soon(side.joined.recv()).await.unwrap().is_err());
+        let error = soon(carrying).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+        uploading.abort();
+    }
+    side.stop().await;
+}
+
+/// Over TCP a failure is noticed while the other side takes nothing more.
+#[tokio::test]
+async fn halves_of_sockets_are_watched_while_they_are_not_read() {
+    let mut side = Side::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (user, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (mut user, (mut socket, _)) = (user.unwrap(), accepted.unwrap());
+    let tunnel = tunnel::connect(&side.client, "target").await.unwrap();
+    let carrying = tokio::spawn(async move {
+        let (reads, writes) = socket.split();
+        tunnel.join_halves(reads, writes).await
+    });
+    let mut target = soon(side.targets.recv()).await.unwrap();
+    while timeout(Duration::from_millis(300), user.write_all(&[7; 1 << 14]))
+        .await
+        .is_ok()
+    {}
+    assert!(!carrying.is_finished());
+    SockRef::from(&user).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(user);
+    let error = soon(carrying).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    soon(async { while target.write_all(&[0; 256]).await.is_ok() {} }).await;
+    side.stop().await;
+}
+
+#[tokio::test]
+async fn a_side_that_carries_nothing_is_cut_off_after_its_idle_timeout() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let mut side = Side::start().await;
+    let tunnel = tunnel::connect(&side.client, "target").await.unwrap();
+    let (mut user, mut socket) = duplex(1 << 10);
+    let tunnel = tunnel.idle_timeout(Some(LIMIT));
+    let carrying = tokio::spawn(async move { tunnel.join(&mut socket).await });
+    let mut target = soon(side.targets.recv()).await.unwrap();
+    let mut last = Instant::now();
+    for _ in 0..5 {
+        tokio::time::sleep(LIMIT / 3).await;
+        last = Instant::now();
+        target.write_all(b"x").await.unwrap();
+        user.read_exact(&mut [0]).await.unwrap();
+    }
+    let error = soon(carrying).await.unwrap().unwrap_err();
+    assert!(last.elapsed() >= LIMIT);
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+    soon(async { while target.write_all(&[0; 256]).await.is_ok() {} }).await;
     side.stop().await;
 }
 

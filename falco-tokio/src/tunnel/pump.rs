@@ -1,4 +1,4 @@
-//! Reading a socket into chunks. A socket that is idle has no buffer.
+//! Reading a socket into chunks, and writing them. A socket that is idle has no buffer.
 
 use core::cell::RefCell;
 use core::future::poll_fn;
@@ -6,8 +6,10 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io;
 
-use bytes::Bytes;
-use tokio::io::{AsyncRead, ReadBuf};
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::idle::Idle;
 
 /// Bytes of the length in front of a piece.
 pub(super) const HEADER: usize = 4;
@@ -26,6 +28,20 @@ thread_local! {
 /// the end.
 pub(super) async fn read_chunk(from: &mut (impl AsyncRead + Unpin), header: usize) -> io::Result<Option<Bytes>> {
     poll_fn(|cx| poll_chunk(from, header, cx)).await
+}
+
+/// Writes all of `bytes`.
+pub(super) async fn write_chunk(to: &mut (impl AsyncWrite + Unpin), mut bytes: Bytes, idle: &Idle) -> io::Result<()> {
+    idle.note();
+    while !bytes.is_empty() {
+        let count = to.write(&bytes).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes.advance(count);
+        idle.note();
+    }
+    Ok(())
 }
 
 fn poll_chunk(
