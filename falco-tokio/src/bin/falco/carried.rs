@@ -6,18 +6,26 @@ use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
 
-use falco_tokio::tunnel::Carried;
+use falco_tokio::tunnel::{Carried, Watched};
+#[cfg(target_os = "linux")]
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, tcp};
 #[cfg(unix)]
-use tokio::net::UnixStream;
+use tokio::net::{UnixStream, unix};
+#[cfg(target_os = "linux")]
+use tokio::time::Instant;
 
 use crate::values::Address;
 
 /// When the system begins to ask whether the other end of an idle connection is still there.
 const GONE: Duration = Duration::from_secs(60);
-/// How long to wait before the next attempt to connect to a Unix socket whose queue is full.
+/// How long the last bytes of a stream that was cut off may take to leave.
+#[cfg(target_os = "linux")]
+const LAST_BYTES: Duration = Duration::from_secs(5);
+/// How long to wait before the next look at a socket that is not ready, such as a Unix socket whose
+/// queue is full.
 #[cfg(unix)]
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -69,6 +77,42 @@ impl Socket {
         self.carried
     }
 
+    /// The stream was cut off at its other end: waits until the system has sent what was written,
+    /// so that it does not drop the last bytes with the reset. Not for long, as the program may
+    /// read nothing more.
+    pub(crate) async fn cut_off(self) {
+        #[cfg(target_os = "linux")]
+        if let Stream::Tcp(stream) = &self.stream {
+            // Such a socket is writable once everything was sent.
+            let _ = SockRef::from(stream).set_tcp_notsent_lowat(1);
+            let writable = || {
+                let mut polled = [PollFd::new(stream, PollFlags::OUT)];
+                poll(&mut polled, Some(&Timespec::default())) != Ok(0)
+            };
+            let deadline = Instant::now() + LAST_BYTES;
+            while !writable() && Instant::now() < deadline {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Its halves. What passes them is counted.
+    pub(crate) fn halves(&mut self) -> (Reads<'_>, Writes<'_>) {
+        let Carried { sent, received } = &mut self.carried;
+        let (reads, writes) = match &mut self.stream {
+            Stream::Tcp(stream) => {
+                let (reads, writes) = stream.split();
+                (ReadHalf::Tcp(reads), WriteHalf::Tcp(writes))
+            }
+            #[cfg(unix)]
+            Stream::Unix(stream) => {
+                let (reads, writes) = stream.split();
+                (ReadHalf::Unix(reads), WriteHalf::Unix(writes))
+            }
+        };
+        (Reads(reads, sent), Writes(writes, received))
+    }
+
     /// Connects to an address.
     pub(crate) async fn connect(address: &Address) -> io::Result<Self> {
         match address {
@@ -100,48 +144,72 @@ impl Socket {
     }
 }
 
+/// Whether a stream was cut off because of `--idle-timeout`.
+pub(crate) fn is_idle(error: &io::Error) -> bool {
+    // The system has such an error too, for a host that is gone.
+    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
+}
+
 fn length(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
-/// Evaluates `$do` with the stream.
-macro_rules! with_stream {
-    ($self:ident, $stream:ident => $do:expr) => {
-        match &mut $self.stream {
-            Stream::Tcp(stream) => {
-                let $stream = Pin::new(stream);
-                $do
-            }
+/// The half of a socket that is read, with the number of bytes that it has given.
+pub(crate) struct Reads<'s>(ReadHalf<'s>, &'s mut u64);
+
+/// The half that is written, with the number of bytes that it has taken.
+pub(crate) struct Writes<'s>(WriteHalf<'s>, &'s mut u64);
+
+enum ReadHalf<'s> {
+    Tcp(tcp::ReadHalf<'s>),
+    #[cfg(unix)]
+    Unix(unix::ReadHalf<'s>),
+}
+
+enum WriteHalf<'s> {
+    Tcp(tcp::WriteHalf<'s>),
+    #[cfg(unix)]
+    Unix(unix::WriteHalf<'s>),
+}
+
+/// Evaluates `$do` with the half of either kind.
+macro_rules! with_half {
+    ($kind:ident, $of:expr, $half:ident => $do:expr) => {
+        match $of {
+            $kind::Tcp($half) => $do,
             #[cfg(unix)]
-            Stream::Unix(stream) => {
-                let $stream = Pin::new(stream);
-                $do
-            }
+            $kind::Unix($half) => $do,
         }
     };
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for Reads<'_> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(with_stream!(self, stream => stream.poll_read(cx, buf)))?;
-        self.carried.sent += length(buf.filled().len() - before);
+        ready!(with_half!(ReadHalf, &mut self.0, half => Pin::new(half).poll_read(cx, buf)))?;
+        *self.1 += length(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Socket {
+impl Watched for Reads<'_> {
+    async fn failed(&self) -> io::Error {
+        with_half!(ReadHalf, &self.0, half => half.failed().await)
+    }
+}
+
+impl AsyncWrite for Writes<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let count = ready!(with_stream!(self, stream => stream.poll_write(cx, bytes)))?;
-        self.carried.received += length(count);
+        let count = ready!(with_half!(WriteHalf, &mut self.0, half => Pin::new(half).poll_write(cx, bytes)))?;
+        *self.1 += length(count);
         Poll::Ready(Ok(count))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with_stream!(self, stream => stream.poll_flush(cx))
+        with_half!(WriteHalf, &mut self.0, half => Pin::new(half).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with_stream!(self, stream => stream.poll_shutdown(cx))
+        with_half!(WriteHalf, &mut self.0, half => Pin::new(half).poll_shutdown(cx))
     }
 }

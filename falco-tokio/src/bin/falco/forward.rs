@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use crate::carried::Socket;
+use crate::carried::{Socket, is_idle};
 use crate::descriptors;
 use crate::failure::{self, Code, Failure};
 use crate::signals::{Hangups, Signals};
@@ -65,6 +65,10 @@ pub(crate) struct Args {
     /// How long a connection waits for the server
     #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = values::some_time)]
     timeout: Duration,
+    /// How long a connection may carry nothing in either direction. It is then cut off. No limit by
+    /// default
+    #[arg(long, value_name = "TIME", value_parser = values::some_time)]
+    idle_timeout: Option<Duration>,
     /// How long connections may go on after the first Ctrl-C or SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     drain_timeout: Duration,
@@ -132,7 +136,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             Ok(socket) => {
                 let (client, name) = (Arc::clone(&client), Arc::clone(&name));
                 tokio::spawn(async move {
-                    carry(&client, &name, socket).await;
+                    carry(&client, &name, socket, args.idle_timeout).await;
                     drop(place);
                 });
             }
@@ -203,12 +207,15 @@ async fn drain(places: &Semaphore, most: usize, limit: Duration, signals: &mut S
 }
 
 /// Carries one connection.
-async fn carry(client: &Client, name: &str, mut socket: Accepted) {
+async fn carry(client: &Client, name: &str, mut socket: Accepted, idle_timeout: Option<Duration>) {
     let peer = socket.peer.take().unwrap_or_default();
     tracing::debug!(%peer, to = name, "accepted");
     let begun = tokio::time::Instant::now();
     let carried = match tunnel::connect(client, name).await {
-        Ok(tunnel) => tunnel.join(&mut socket.stream).await,
+        Ok(tunnel) => {
+            let (reads, writes) = socket.stream.halves();
+            tunnel.idle_timeout(idle_timeout).join_halves(reads, writes).await
+        }
         Err(error) => Err(io::Error::other(error)),
     };
     let (Carried { sent, received }, time) = (socket.stream.carried(), begun.elapsed());
@@ -217,7 +224,13 @@ async fn carry(client: &Client, name: &str, mut socket: Accepted) {
             socket.stream.end();
             tracing::debug!(%peer, to = name, sent, received, ?time, "ended");
         }
-        Err(error) => tracing::warn!(%peer, to = name, %error, sent, received, ?time, "a connection was cut off"),
+        Err(error) if is_idle(&error) => {
+            tracing::debug!(%peer, to = name, %error, sent, received, ?time, "a connection was cut off");
+        }
+        Err(error) => {
+            tracing::warn!(%peer, to = name, %error, sent, received, ?time, "a connection was cut off");
+            socket.stream.cut_off().await;
+        }
     }
 }
 

@@ -124,6 +124,10 @@ pub(crate) struct Args {
     /// read
     #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::window)]
     window: u32,
+    /// How long a connection of --forward may carry nothing in either direction. It is then cut
+    /// off. No limit by default
+    #[arg(long, value_name = "TIME", value_parser = values::some_time, requires = "forward")]
+    idle_timeout: Option<Duration>,
     /// Runs this command for each message. It reads the message from its standard input, and what
     /// it writes to its standard output is the answer. If the command fails, the request fails. If
     /// the client cancels the request, the command is killed. All further arguments are those of
@@ -205,7 +209,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         metrics::start(address)?;
     }
     let room = Room::of(&args);
-    let targets = Targets::new(&args.forward, room.places)?.map(Arc::new);
+    let targets = Targets::new(&args.forward, room.places, args.idle_timeout)?.map(Arc::new);
     let (mut keys, builder) = builder(&args, &room)?;
     let mut hangups = Hangups::new()?;
     let mut signals = Signals::new(args.drain_timeout)?;

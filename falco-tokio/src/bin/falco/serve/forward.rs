@@ -23,11 +23,17 @@ pub(super) struct Targets {
     addresses: HashMap<String, Address>,
     /// For the connections of all clients: each takes a descriptor.
     places: Places,
+    idle_timeout: Option<Duration>,
 }
 
 impl Targets {
-    /// `places`: how many connections are carried at once.
-    pub(super) fn new(forwards: &[Forward], places: usize) -> Result<Option<Self>, Failure> {
+    /// `places`: how many connections are carried at once. `idle_timeout`: how long one may carry
+    /// nothing.
+    pub(super) fn new(
+        forwards: &[Forward],
+        places: usize,
+        idle_timeout: Option<Duration>,
+    ) -> Result<Option<Self>, Failure> {
         let mut targets = HashMap::new();
         for Forward { name, address } in forwards {
             if targets.insert(name.clone(), address.clone()).is_some() {
@@ -43,6 +49,7 @@ impl Targets {
         Ok((!targets.is_empty()).then_some(Self {
             addresses: targets,
             places,
+            idle_timeout,
         }))
     }
 
@@ -81,11 +88,19 @@ impl Targets {
             socket,
             name: &name,
             span: Span::current(),
-            whole: false,
+            cut_off: Some("its client is gone".to_owned()),
         };
-        incoming.join(&mut connection.socket).await?;
+        let (reads, writes) = connection.socket.halves();
+        if let Err(error) = incoming
+            .idle_timeout(self.idle_timeout)
+            .join_halves(reads, writes)
+            .await
+        {
+            connection.cut_off = Some(error.to_string());
+            return Err(error.into());
+        }
         connection.socket.end();
-        connection.whole = true;
+        connection.cut_off = None;
         Ok(())
     }
 }
@@ -96,18 +111,19 @@ struct Connection<'n> {
     name: &'n str,
     /// That of the client's connection: a handler may be dropped outside of it.
     span: Span,
-    /// Both directions have ended.
-    whole: bool,
+    /// Why not both directions have ended.
+    cut_off: Option<String>,
 }
 
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
         let Carried { sent, received } = self.socket.carried();
         let _entered = self.span.enter();
-        if self.whole {
-            tracing::debug!(to = %self.name.escape_debug(), sent, received, "a connection has ended");
-        } else {
-            tracing::debug!(to = %self.name.escape_debug(), sent, received, "a connection was cut off");
+        match &self.cut_off {
+            None => tracing::debug!(to = %self.name.escape_debug(), sent, received, "a connection has ended"),
+            Some(error) => {
+                tracing::debug!(to = %self.name.escape_debug(), error, sent, received, "a connection was cut off");
+            }
         }
     }
 }
