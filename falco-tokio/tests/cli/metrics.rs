@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
 use crate::carrying::{connect, echoes, expect, forward, serve, target};
 use crate::heard::{Heard, id};
-use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run, until};
+use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run, until, with_piped_key};
 
 /// The text of the metrics that are served at a port.
 fn read(port: u16) -> String {
@@ -22,12 +23,16 @@ fn read(port: u16) -> String {
         }
         thread::sleep(Duration::from_millis(10));
     };
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .unwrap();
+    let text = ask(&mut stream, "GET /metrics");
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    text
+}
+
+fn ask(stream: &mut TcpStream, what: &str) -> String {
+    let head = format!("{what} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
     text
 }
 
@@ -190,4 +195,35 @@ fn a_client_shows_what_it_does() {
     let failed = format!("falco_client_attempts_failed_total{{{of},cause=\"stream\"}}");
     until("an attempt has failed", || read(port).contains(&failed));
     client.stop();
+}
+
+/// Nobody needs a key to connect to the metrics.
+#[cfg(target_os = "linux")]
+#[test]
+fn strangers_at_the_metrics_take_few_descriptors_and_keep_nobody_out() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 256; exec \"$0\" serve --listen 127.0.0.1:0 --key-file - --metrics \"$1\"";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_falco"), &address]);
+    with_piped_key(&mut command);
+    let server = Served::of(command);
+    let open = || fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap().count();
+    let before = open();
+    let mut silent: Vec<_> = (0..300).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    // It is accepted after all others.
+    let mut last = TcpStream::connect(&address).unwrap();
+    last.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(ask(&mut last, "GET /other").starts_with("HTTP/1.1 404 "));
+    assert!(open() <= before + 16, "{before} and then {}", open());
+    assert_eq!(server.send("let me through").good(), "let me through");
+    let mut stream = TcpStream::connect(&address).unwrap();
+    assert!(ask(&mut stream, "GET /metrics?x=y").starts_with("HTTP/1.1 200 OK\r\n"));
+    // Nobody stays for long.
+    for stream in &mut silent {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(!matches!(stream.read(&mut [0]), Ok(1..)));
+    }
+    until("all are gone", || open() <= before);
+    let ended = server.stop();
+    assert!(!ended.err.contains("accept"), "{}", ended.err);
 }
