@@ -68,6 +68,10 @@ fn scanned() {
         "std refused" => on_std::refused(&mut control),
         "std classic" => on_std::classic(&mut control),
         "std open" => on_std::open(&mut control),
+        "tokio replayed" => on_tokio::replayed(&mut control),
+        "tokio dropped" => on_tokio::dropped(&mut control),
+        "std replayed" => on_std::replayed(&mut control),
+        "std dropped" => on_std::dropped(&mut control),
         "core" => on_devices::core(&mut control),
         "embedded" => on_devices::embedded(&mut control),
         "copies" => copies(&mut control),
@@ -266,6 +270,26 @@ fn falco_tokio_after_a_refused_handshake() {
 #[test]
 fn falco_std_after_a_refused_handshake() {
     assert_eq!(leaks("std refused", false), Vec::<String>::new());
+}
+
+#[test]
+fn falco_tokio_after_a_replayed_hello() {
+    assert_eq!(leaks("tokio replayed", false), Vec::<String>::new());
+}
+
+#[test]
+fn falco_std_after_a_replayed_hello() {
+    assert_eq!(leaks("std replayed", false), Vec::<String>::new());
+}
+
+#[test]
+fn falco_tokio_after_long_messages_and_a_cut() {
+    assert_eq!(leaks("tokio dropped", false), Vec::<String>::new());
+}
+
+#[test]
+fn falco_std_after_long_messages_and_a_cut() {
+    assert_eq!(leaks("std dropped", false), Vec::<String>::new());
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //! A connection is where its user puts it, and is moved there after it was made. So all of it runs
 //! in a function of its own, after which the stack is wiped, as SECURITY.md advises.
 
+use core::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
@@ -218,4 +221,22 @@ pub(crate) fn embedded(control: &mut Control) {
     control.look("bound");
     drop((clients, servers));
     control.look("gone");
+}
+
+/// Connects, sends a hello under key 1, and reads what the server answers.
+pub(crate) fn only_hello(address: SocketAddr) {
+    let mut hello = Vec::new();
+    and_wipe_the_stack(|| {
+        let client = ClientKeys::new(key(1), &[][..], RustCrypto).unwrap();
+        let mut draws = Draws::of(Who::Client);
+        let mut client = ClientConnection::new(Arc::new(client), &Settings::new(), NOW, &mut draws).unwrap();
+        let mut bytes = [0; 1024];
+        let length = client.poll_transmit(NOW, &mut bytes).unwrap();
+        hello.extend(&bytes[..length]);
+    });
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(&hello).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert_eq!(answer.len(), 64);
 }

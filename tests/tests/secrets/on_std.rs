@@ -4,10 +4,11 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 use std::thread;
 
-use falco_std::{Client, HandlerError, Request, Server, StreamRequest};
+use falco_std::{Client, HandlerError, Request, Server, Settings, StreamRequest};
 
 use super::control::Control;
 use super::draws::{Who, entropy, key};
+use super::on_devices::only_hello;
 use super::{MANY, PIECES, REKEYED, SETTLED};
 
 #[allow(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "a handler")]
@@ -152,6 +153,62 @@ pub(crate) fn classic(control: &mut Control) {
     serving.join().expect("no panic").expect("it ends in order");
     drop(handle);
     // The client's threads end on their own.
+    thread::sleep(SETTLED);
+    control.look("gone");
+}
+
+/// A hello that nobody follows up, as a replay is: the server answers it, and ends the connection
+/// at the deadline.
+pub(crate) fn replayed(control: &mut Control) {
+    let settings = Settings::new().with_handshake_timeout(SETTLED).expect("it is in range");
+    let server = Server::builder(key(1)).settings(settings).entropy(entropy(Who::Server));
+    let server = server.bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = control.relay(server.local_addr().expect("it is bound"));
+    let handle = server.handle();
+    let serving = thread::spawn(move || server.serve(reverse));
+    only_hello(address);
+    while handle.stats().unauthenticated == 0 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(SETTLED);
+    control.look("refused");
+    handle.shutdown();
+    serving.join().expect("no panic").expect("it ends in order");
+    drop(handle);
+    thread::sleep(SETTLED);
+    control.look("gone");
+}
+
+/// Long messages, and a shutdown that cuts a request off.
+pub(crate) fn dropped(control: &mut Control) {
+    let server = Server::builder(key(1)).entropy(entropy(Who::Server));
+    let server = server.bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = control.relay(server.local_addr().expect("it is bound"));
+    let handle = server.handle();
+    let serving = thread::spawn(move || {
+        server.serve(|request: Request| {
+            while request.body().len() == 5 && !request.is_cancelled() {
+                thread::sleep(Duration::from_millis(2));
+            }
+            Ok(request.into_body())
+        })
+    });
+    let builder = Client::builder(key(1)).entropy(entropy(Who::Client));
+    let client = builder.connect(address).expect("it has the key");
+    let body = vec![7; 1_000_000];
+    assert_eq!(client.request(body.clone()).expect("it is answered"), body);
+    thread::sleep(SETTLED);
+    control.look(&format!("{REKEYED} 0"));
+    let waiting = client.clone();
+    let waiting = thread::spawn(move || waiting.request("never").is_ok());
+    thread::sleep(SETTLED);
+    control.look(&format!("{REKEYED} 0"));
+    handle.shutdown_within(Duration::ZERO);
+    serving.join().expect("no panic").expect("it ends in order");
+    drop(handle);
+    client.close();
+    drop(client);
+    let _ = waiting.join();
     thread::sleep(SETTLED);
     control.look("gone");
 }

@@ -8,6 +8,7 @@ use falco_tokio::{Client, HandlerError, Request, Server, StreamRequest};
 
 use super::control::Control;
 use super::draws::{Who, entropy, key};
+use super::on_devices::only_hello;
 use super::{MANY, PIECES, REKEYED, SETTLED};
 
 async fn reverse(request: Request) -> Result<Vec<u8>, HandlerError> {
@@ -185,6 +186,67 @@ pub(crate) fn classic(control: &mut Control) {
     // The client's tasks end on their own.
     thread::sleep(SETTLED);
     control.look("closed");
+    drop(runtime);
+    control.look("gone");
+}
+
+/// A hello that nobody follows up, as a replay is: the server answers it, and ends the connection
+/// at the deadline.
+pub(crate) fn replayed(control: &mut Control) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let server = Server::builder(key(1))
+            .entropy(entropy(Who::Server))
+            .handshake_timeout(SETTLED);
+        let server = server.bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = control.relay(server.local_addr().expect("it is bound"));
+        let handle = server.handle();
+        let serving = tokio::spawn(server.serve(reverse));
+        only_hello(address);
+        while handle.stats().unauthenticated == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(SETTLED).await;
+        control.look("refused");
+        handle.shutdown();
+        serving.await.expect("no panic").expect("it ends in order");
+    });
+    drop(runtime);
+    control.look("gone");
+}
+
+/// Long messages. Then everything is dropped while a request runs.
+pub(crate) fn dropped(control: &mut Control) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let server = Server::builder(key(1)).entropy(entropy(Who::Server));
+        let server = server.bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = control.relay(server.local_addr().expect("it is bound"));
+        drop(tokio::spawn(server.serve(|request: Request| async move {
+            if request.body().len() == 5 {
+                core::future::pending::<()>().await;
+            }
+            Ok::<_, HandlerError>(request.into_body())
+        })));
+        let builder = Client::builder(key(1)).entropy(entropy(Who::Client));
+        let client = builder.connect(address).await.expect("it has the key");
+        let body = vec![7; 1_000_000];
+        assert_eq!(client.request(body.clone()).await.expect("it is answered"), body);
+        tokio::time::sleep(SETTLED).await;
+        control.look(&format!("{REKEYED} 0"));
+        let waiting = tokio::spawn(async move { client.request("never").await.is_ok() });
+        tokio::time::sleep(SETTLED).await;
+        control.look(&format!("{REKEYED} 0"));
+        drop(waiting);
+    });
     drop(runtime);
     control.look("gone");
 }
