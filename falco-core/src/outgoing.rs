@@ -208,10 +208,10 @@ impl OutgoingRequest {
         check(self.serial == serial, self.length, body)
     }
 
-    /// As [`check`](Self::check), for an open body.
+    /// As [`check`](Self::check), for an open body. Returns what of it is not sealed.
     #[cfg(feature = "streams")]
-    pub(crate) fn check_open(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
-        check(self.serial == serial, self.sealed.max(body.len()), body)
+    pub(crate) fn rest<'b>(&self, serial: u32, body: &'b [u8]) -> Result<&'b [u8], Misuse> {
+        rest(self.serial == serial, self.sealed, body)
     }
 
     #[cfg(feature = "noise")]
@@ -319,10 +319,10 @@ impl OutgoingAnswer {
         check(self.id.is_of(serial), self.length, body)
     }
 
-    /// As [`check`](Self::check), for an open body.
+    /// As [`check`](Self::check), for an open body. Returns what of it is not sealed.
     #[cfg(feature = "streams")]
-    pub(crate) fn check_open(&self, serial: u32, body: &[u8]) -> Result<(), Misuse> {
-        check(self.id.is_of(serial), self.sealed.max(body.len()), body)
+    pub(crate) fn rest<'b>(&self, serial: u32, body: &'b [u8]) -> Result<&'b [u8], Misuse> {
+        rest(self.id.is_of(serial), self.sealed, body)
     }
 
     /// Counts `bytes` of the body as sealed.
@@ -351,6 +351,22 @@ fn check(own: bool, announced: usize, body: &[u8]) -> Result<(), Misuse> {
         });
     }
     Ok(())
+}
+
+/// What of an open body is not sealed. The bytes that are sealed are at its front.
+#[cfg(feature = "streams")]
+fn rest(own: bool, sealed: usize, body: &[u8]) -> Result<&[u8], Misuse> {
+    check(own, body.len(), body)?;
+    unsealed(sealed, body)
+}
+
+/// The bytes of a body behind the first `sealed` ones.
+#[cfg(feature = "noise")]
+pub(crate) fn unsealed(sealed: usize, body: &[u8]) -> Result<&[u8], Misuse> {
+    body.get(sealed..).ok_or(Misuse::BodyLength {
+        announced: sealed,
+        given: body.len(),
+    })
 }
 
 /// Whether the body of a message is open.

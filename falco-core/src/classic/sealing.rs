@@ -125,9 +125,9 @@ impl Nonces {
     }
 
     fn peek(&self) -> Nonce {
-        let number = as_number(&self.first).wrapping_add(u128::from(self.used)).to_be_bytes();
-        // A `u128` has 16 bytes, so it has a last chunk of 12.
-        number.last_chunk().copied().unwrap_or_default()
+        let number = as_number(&self.first).wrapping_add(u128::from(self.used));
+        let [_, _, _, _, nonce @ ..] = number.to_be_bytes();
+        nonce
     }
 
     fn advance(&mut self) {

@@ -3,7 +3,7 @@
 
 use super::base::mark_frames;
 use super::client::{ClientSession, Requests};
-use super::layout::{FrameHead, TOTAL, kind};
+use super::layout::{FrameHead, kind, split_total};
 use super::link::{Link, close, reason_of};
 #[cfg(feature = "streams")]
 use super::streams::flag;
@@ -56,13 +56,13 @@ impl<A: Aead> Link<A> {
             }
             (kind::MESSAGE, id @ 1..) => requests.answer(id, length, length),
             (kind::BEGIN, id @ 1..) => {
-                let (total, part) = body.split_first_chunk::<TOTAL>().ok_or(Broken)?;
+                let (total, part) = split_total(body).ok_or(Broken)?;
                 let part = u32::try_from(part.len()).map_err(|_| Broken)?;
                 #[cfg(feature = "streams")]
-                if requests.takes_open(u32::from_be_bytes(*total)) {
+                if requests.takes_open(total) {
                     return requests.begin_open_answer(id, part);
                 }
-                Ok(match requests.answer(id, u32::from_be_bytes(*total), part)? {
+                Ok(match requests.answer(id, total, part)? {
                     mark::WHOLE => mark::WHOLE_BEGUN,
                     other => other,
                 })
@@ -193,23 +193,24 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             let event = match frame.head.kind {
                 mark::WHOLE => Some(ClientEvent::Answer { id, body }),
                 mark::WHOLE_BEGUN | mark::BEGIN => {
-                    let Some((total, body)) = body.split_first_chunk::<TOTAL>() else {
+                    let Some((total, body)) = split_total(body) else {
                         return Err(self.base.fail_misplaced());
                     };
                     Some(if frame.head.kind == mark::BEGIN {
-                        let total = u32::from_be_bytes(*total);
                         ClientEvent::Begin { id, total, body }
                     } else {
                         ClientEvent::Answer { id, body }
                     })
                 }
-                mark::PART => Some(ClientEvent::Part { id, body, last: false }),
-                mark::LAST_PART => Some(ClientEvent::Part { id, body, last: true }),
                 #[cfg(feature = "streams")]
                 mark::OPENED => {
-                    let body = body.get(TOTAL..).unwrap_or_default();
+                    let Some((_, body)) = split_total(body) else {
+                        return Err(self.base.fail_misplaced());
+                    };
                     Some(ClientEvent::Opened { id, body })
                 }
+                mark::PART => Some(ClientEvent::Part { id, body, last: false }),
+                mark::LAST_PART => Some(ClientEvent::Part { id, body, last: true }),
                 #[cfg(feature = "streams")]
                 mark::CREDITED => Some(ClientEvent::Credit { id }),
                 #[cfg(feature = "streams")]

@@ -75,18 +75,18 @@ impl<T: RequestTable> Requests<T> {
         }
     }
 
-    /// Writes the next frames of an open request. `false` if the output is full.
+    /// Writes the next frames of an open request, of which `rest` is not sealed. `false` if the
+    /// output is full.
     #[inline(never)]
     pub(super) fn write_open_request<'m, C: Crypto>(
         &mut self,
         crypto: &C,
         link: &mut Link<C::Aead>,
         message: &mut OutgoingRequest,
-        body: &'m [u8],
+        rest: &'m [u8],
         writer: &mut Writer<'_, 'm>,
     ) -> Result<bool, SealError> {
         let begun = message.number() > 0;
-        let rest = body.get(message.sealed()..).unwrap_or_default();
         let (id, credit) = if begun {
             let slot = table::find(&mut self.table, message.number());
             let Some(slot) = slot.filter(|slot| slot.cancel == Cancel::No && slot.state != State::Lost) else {

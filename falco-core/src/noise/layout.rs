@@ -126,6 +126,13 @@ pub(super) mod kind {
     pub(in crate::noise) const SKIPPED: u8 = 128;
 }
 
+/// The total length at the front of the body of a BEGIN frame, and the bytes behind it.
+#[inline]
+pub(super) fn split_total(body: &[u8]) -> Option<(u32, &[u8])> {
+    let (total, rest) = body.split_first_chunk::<TOTAL>()?;
+    Some((u32::from_be_bytes(*total), rest))
+}
+
 /// The head of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHead {

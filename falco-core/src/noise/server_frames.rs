@@ -4,7 +4,7 @@
 use super::base::mark_frames;
 #[cfg(feature = "streams")]
 use super::layout::OPEN;
-use super::layout::{FrameHead, TOTAL, kind};
+use super::layout::{FrameHead, kind, split_total};
 use super::link::{Link, close, reason_of};
 use super::server::{Requests, ServerSession};
 #[cfg(feature = "streams")]
@@ -64,11 +64,8 @@ impl<A: Aead> Link<A> {
                 Ok(requests.admit(head.id, length, length, now))
             }
             (kind::BEGIN, 1..) => {
-                let (total, part) = body.split_first_chunk::<TOTAL>().ok_or(Broken)?;
-                let (total, part) = (
-                    u32::from_be_bytes(*total),
-                    u32::try_from(part.len()).map_err(|_| Broken)?,
-                );
+                let (total, part) = split_total(body).ok_or(Broken)?;
+                let part = u32::try_from(part.len()).map_err(|_| Broken)?;
                 if part > total {
                     return Err(Broken);
                 }
@@ -343,22 +340,23 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
                 mark::PART | mark::LAST_PART if self.requests.discards(frame.head.id) => None,
                 #[cfg(feature = "streams")]
                 mark::CREDITED => Some(ServerEvent::Credit { id }),
-                #[cfg(feature = "streams")]
-                mark::OPENED => {
-                    let body = body.get(TOTAL..).unwrap_or_default();
-                    Some(ServerEvent::Opened { id, body })
-                }
                 mark::WHOLE => Some(ServerEvent::Request { id, body }),
                 mark::WHOLE_BEGUN | mark::BEGIN => {
-                    let Some((total, body)) = body.split_first_chunk::<TOTAL>() else {
+                    let Some((total, body)) = split_total(body) else {
                         return Err(self.base.fail_misplaced());
                     };
                     Some(if frame.head.kind == mark::BEGIN {
-                        let total = u32::from_be_bytes(*total);
                         ServerEvent::Begin { id, total, body }
                     } else {
                         ServerEvent::Request { id, body }
                     })
+                }
+                #[cfg(feature = "streams")]
+                mark::OPENED => {
+                    let Some((_, body)) = split_total(body) else {
+                        return Err(self.base.fail_misplaced());
+                    };
+                    Some(ServerEvent::Opened { id, body })
                 }
                 mark::PART => Some(ServerEvent::Part { id, body, last: false }),
                 mark::LAST_PART => Some(ServerEvent::Part { id, body, last: true }),

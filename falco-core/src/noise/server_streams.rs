@@ -117,14 +117,15 @@ impl<T: RequestTable> Requests<T> {
         true
     }
 
-    /// Writes the next frames of an open answer. `false` if the output is full.
+    /// Writes the next frames of an open answer, of which `rest` is not sealed. `false` if the
+    /// output is full.
     #[inline(never)]
     pub(super) fn write_open_answer<'m, C: Crypto>(
         &mut self,
         crypto: &C,
         link: &mut Link<C::Aead>,
         message: &mut OutgoingAnswer,
-        body: &'m [u8],
+        rest: &'m [u8],
         writer: &mut Writer<'_, 'm>,
     ) -> Result<bool, SealError> {
         let (id, begun) = (message.id(), message.has_begun());
@@ -133,7 +134,6 @@ impl<T: RequestTable> Requests<T> {
             return Err(SealError::NotWaiting(id));
         };
         let credit = if begun { slot.credit } else { self.streams.their_window };
-        let rest = body.get(message.sealed()..).unwrap_or_default();
         if self.streams.ended && credit == 0 && !rest.is_empty() {
             // The credit that it needs will not come.
             if link.can_refuse() {

@@ -138,8 +138,8 @@ impl<T: RequestTable> Requests<T> {
         }
         #[cfg(feature = "streams")]
         if message.is_open() {
-            message.check_open(serial, body)?;
-            return self.write_open_answer(crypto, link, message, body, writer);
+            let rest = message.rest(serial, body)?;
+            return self.write_open_answer(crypto, link, message, rest, writer);
         }
         message.check(serial, body)?;
         let id = message.id().number();

@@ -6,6 +6,7 @@ use super::link::Link;
 use super::writer::Writer;
 use crate::crypto::Crypto;
 use crate::error::{ConnectionError, OutputTooSmall, RequestError, SealError};
+use crate::outgoing::unsealed;
 use crate::session::BufferSizes;
 use crate::settings::Settings;
 
@@ -113,7 +114,7 @@ fn write_part<'m, C: Crypto>(
     body: &'m [u8],
     writer: &mut Writer<'_, 'm>,
 ) -> Result<Option<usize>, SealError> {
-    let rest = body.get(sealed..).unwrap_or_default();
+    let rest = unsealed(sealed, body)?;
     // A message is cut to the size of a record. It is also cut to the size of the output, if that
     // has room for a part of `LEAST_PART` bytes: the output of a device may be smaller than the
     // records that its server reads.

@@ -7,7 +7,8 @@ use crate::common::noise::{
 };
 use falco_core::testing::{raw_frame, raw_settings, raw_streams};
 use falco_core::{
-    Error, OutgoingAnswer, OutgoingRequest, OutputTooSmall, Refusal, ReplyError, RequestError, SealError, Settings,
+    Error, Misuse, OutgoingAnswer, OutgoingRequest, OutputTooSmall, Refusal, ReplyError, RequestError, SealError,
+    Settings,
 };
 
 const KIB: usize = 1024;
@@ -98,6 +99,26 @@ fn both(max_record: u16) -> [Box<dyn Writes>; 2] {
     let mut client = client(max_record);
     let request = client.machine.open_request().unwrap();
     [Box::new((server, answer)), Box::new((client, request))]
+}
+
+#[test]
+fn a_body_without_its_sealed_bytes_is_not_taken_for_its_end() {
+    let mut server = server(u16::MAX);
+    server.receive(&raw_frame(MESSAGE, 1, b"?"));
+    let mut answer = server.machine.open_answer(server.ids[&1]).unwrap();
+    server.seal_answer(&mut answer, &[7; 8]);
+    answer.finish();
+    let mut client = client(u16::MAX);
+    let mut request = client.machine.open_request().unwrap();
+    client.seal_request(&mut request, &[7; 8]);
+    request.finish();
+    // `take_sealed` was not called, so these bytes are still at the front of the body.
+    let (announced, given, mut out) = (8, 7, [0; KIB]);
+    let misuse = Err(SealError::Misuse(Misuse::BodyLength { announced, given }));
+    let (short, now) = ([7; 7], server.now);
+    assert_eq!(server.machine.seal(now, [(&mut answer, &short[..])], &mut out), misuse);
+    assert_eq!(client.machine.seal(now, [(&mut request, &short[..])], &mut out), misuse);
+    assert!(!answer.is_done() && !request.is_done());
 }
 
 #[test]
