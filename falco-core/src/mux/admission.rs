@@ -122,6 +122,18 @@ enum State {
     Selected,
 }
 
+/// Why an established connection may not stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "there is no other reason")]
+pub enum MustLeave {
+    /// Its key was retired since its hello.
+    KeyRetired,
+    /// The server [stops](Admission::stop).
+    ShuttingDown,
+    /// Its key, or the classic wire, has as many connections as it may have.
+    OverLimit,
+}
+
 impl Admission {
     /// An admission without connections. `seed` is a secret random number.
     #[must_use]

@@ -17,7 +17,7 @@ use core::time::Duration;
 pub use self::complete::NoAnswer;
 use self::deferred::Deferred;
 use self::refusals::Refusals;
-use super::admission::hello_fingerprint;
+use super::admission::{MustLeave, hello_fingerprint};
 use super::held::{Held, HeldBytes, PER_REQUEST, bytes, give_back};
 use super::partial::Partial;
 use super::step::ServerStep;
@@ -191,10 +191,21 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.ending(self.machine.end().unwrap_or(ConnectionError::Closed), now)
     }
 
-    /// Call it if the connection may not stay, such as one over the limit of its key. Drops all
-    /// requests and answers, and queues a CLOSE with this reason. The client gets little time to
-    /// accept it, as [`ending`](Self::ending) says, so that it cannot keep its place.
-    pub fn close_at_once(&mut self, now: Instant, reason: CloseReason) {
+    /// Closes an established connection that may not stay, as
+    /// [`Admission::establish`](super::Admission::establish) says. One over a limit gets little
+    /// time, as [`ending`](Self::ending) says. Otherwise a client that does not end its stream
+    /// could keep a place that others may have.
+    pub fn leave(&mut self, now: Instant, why: MustLeave) {
+        match why {
+            MustLeave::KeyRetired => self.close(now, CloseReason::KeyRetired),
+            MustLeave::ShuttingDown => self.close(now, CloseReason::ShuttingDown),
+            MustLeave::OverLimit => self.close_at_once(now, CloseReason::Done),
+        }
+    }
+
+    /// Drops all requests and answers, and queues a CLOSE with this reason, which the client has
+    /// little time to accept.
+    fn close_at_once(&mut self, now: Instant, reason: CloseReason) {
         self.finish();
         self.closed_at_once = true;
         self.close(now, reason);

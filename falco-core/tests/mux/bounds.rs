@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Call, ClientMux, ClientStep, LastStep, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Call, ClientMux, ClientStep, LastStep, MustLeave, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server};
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, RequestId, ServerConnection, ServerKeyRef,
@@ -234,6 +234,31 @@ fn a_revoked_connection_sends_no_answer_and_says_why() {
     assert!(pair.answers.is_empty());
 }
 
+#[test]
+fn a_connection_that_may_not_stay_is_told_why() {
+    for (why, reason) in [
+        (MustLeave::KeyRetired, CloseReason::KeyRetired),
+        (MustLeave::ShuttingDown, CloseReason::ShuttingDown),
+        (MustLeave::OverLimit, CloseReason::Done),
+    ] {
+        let keys = (noise_client(7), noise_server(7));
+        let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
+        pair.server.leave(NOW, why);
+        assert_eq!(pair.arrive(Vec::new()).1, Err(ConnectionError::Closed));
+        let step = pair.client.recv(NOW, &mut pair.to_client);
+        assert!(
+            matches!(step, Ok(ClientStep::Closing { reason: own, .. }) if own == reason),
+            "{step:?}"
+        );
+        let ending = pair.server.ending(pair.server.connection().end().unwrap(), NOW);
+        let time = match why {
+            MustLeave::OverLimit => Duration::from_millis(20),
+            MustLeave::KeyRetired | MustLeave::ShuttingDown => Settings::LINGER,
+        };
+        assert_eq!(ending.poll_timeout(), Some(NOW + time), "{why:?}");
+    }
+}
+
 /// A client that does not end its stream does not keep the place of one that may not stay.
 #[test]
 fn a_connection_that_is_closed_at_once_has_little_time_to_end() {
@@ -241,7 +266,7 @@ fn a_connection_that_is_closed_at_once_has_little_time_to_end() {
     for at_once in [true, false] {
         let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
         if at_once {
-            pair.server.close_at_once(NOW, CloseReason::Done);
+            pair.server.leave(NOW, MustLeave::OverLimit);
         } else {
             pair.server.close(NOW, CloseReason::Done);
         }

@@ -2,8 +2,8 @@
 //! complete.
 
 use falco_core::keys::Secrets;
-use falco_core::mux::{Admission, AdmissionLimits, Room};
-use falco_core::{CloseReason, Key, KeyId};
+use falco_core::mux::{Admission, AdmissionLimits, MustLeave, Room};
+use falco_core::{Key, KeyId};
 
 use crate::admission::{LIMITS, admit, admits, full, is_within, ms, source};
 
@@ -75,9 +75,9 @@ fn a_connection_is_closed_for_the_first_of_three_reasons() {
         ..LIMITS
     };
     let (retired, stopping, over) = (
-        Some(CloseReason::KeyRetired),
-        Some(CloseReason::ShuttingDown),
-        Some(CloseReason::Done),
+        Some(MustLeave::KeyRetired),
+        Some(MustLeave::ShuttingDown),
+        Some(MustLeave::OverLimit),
     );
     let key = Some(key_id(1));
     // A guest is not counted, and is closed all the same.

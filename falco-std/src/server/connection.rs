@@ -12,8 +12,8 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use falco_core::mux::{NoAnswer, ServerStep};
-use falco_core::{CloseReason, ConnectionError, RequestError, ServerConnection, wipe_stack};
+use falco_core::mux::{MustLeave, NoAnswer, ServerStep};
+use falco_core::{ConnectionError, RequestError, ServerConnection, wipe_stack};
 
 use super::Service;
 use super::admission::{Permit, Place};
@@ -221,16 +221,13 @@ where
         drop(locked);
         // From here on `Handle::retire_key` finds the connection by its key.
         let retired = self.service.keys.is_retired(key);
-        let Some(reason) = self.permit.establish(key, retired) else {
+        let Some(why) = self.permit.establish(key, retired) else {
             return;
         };
-        let mux = &mut self.conn.lock().state.mux;
-        if reason == CloseReason::Done {
+        if why == MustLeave::OverLimit {
             self.service.admission.counters().over_key_limit.add(1);
-            mux.close_at_once(self.conn.now(), reason);
-        } else {
-            mux.close(self.conn.now(), reason);
         }
+        self.conn.lock().state.mux.leave(self.conn.now(), why);
     }
 
     /// Waits until the request has completed. A stream that does not split cannot be read while a

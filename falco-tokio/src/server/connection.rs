@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, LastStep, ServerMux, SharedBudget};
-use falco_core::{CloseReason, ConnectionError, Instant, ServerConnection, wipe_stack};
+use falco_core::mux::{Ending, LastStep, MustLeave, ServerMux, SharedBudget};
+use falco_core::{ConnectionError, Instant, ServerConnection, wipe_stack};
 use tracing::{Span, Value, debug, warn};
 
 use self::exchange::Pause;
@@ -180,7 +180,7 @@ impl<H: Handler> Connection<H> {
         self.handlers.service.counters.metrics.half_open.down();
         self.holder = Some(holder);
         let retired = self.handlers.service.keys.is_retired(key);
-        let reason = self
+        let leaves = self
             .handlers
             .service
             .registry
@@ -193,16 +193,14 @@ impl<H: Handler> Connection<H> {
             let entropy = &self.handlers.service.entropy;
             self.mux.drain_after(self.now, age, |bound| entropy.below(bound));
         }
-        let Some(reason) = reason else { return };
-        if reason != CloseReason::Done {
-            self.mux.close(self.now, reason);
-            return;
+        let Some(why) = leaves else { return };
+        self.mux.leave(self.now, why);
+        if why == MustLeave::OverLimit {
+            self.handlers.service.counters.over_key_limit.add(1);
+            if let Some(left_out) = self.handlers.service.warnings.key_limit.due() {
+                warn!(left_out, "closed: its key has as many connections as it may have");
+            }
         }
-        self.handlers.service.counters.over_key_limit.add(1);
-        if let Some(left_out) = self.handlers.service.warnings.key_limit.due() {
-            warn!(left_out, "closed: its key has as many connections as it may have");
-        }
-        self.mux.close_at_once(self.now, reason);
     }
 
     /// Reads, writes and applies deadlines until the connection ends. It is not inlined, because

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use falco_core::mux::{Admission, AdmissionLimits, Room, Source};
+use falco_core::mux::{Admission, AdmissionLimits, MustLeave, Room, Source};
 use falco_core::{CloseReason, KeyId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -205,14 +205,13 @@ impl Registry {
         self.lock().admission.is_selected(number)
     }
 
-    /// Reports that a connection has completed its handshake. Returns why it is to be closed, if it
-    /// is.
-    pub(crate) fn establish(&self, number: u64, key: Option<KeyId>, retired: bool) -> Option<CloseReason> {
+    /// Reports that a connection has completed its handshake. Returns why it may not stay, if so.
+    pub(crate) fn establish(&self, number: u64, key: Option<KeyId>, retired: bool) -> Option<MustLeave> {
         let mut state = self.lock();
-        let reason = state.admission.establish(number, key, retired);
+        let leaves = state.admission.establish(number, key, retired);
         drop(state);
         self.changed.notify_waiters();
-        reason
+        leaves
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

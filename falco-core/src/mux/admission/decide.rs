@@ -1,8 +1,8 @@
 //! Decides whether a new connection is admitted, from when a half-open connection ages, and whether
 //! an established connection exceeds a limit.
 
-use super::{Admission, HalfOpen, Room, Source, State};
-use crate::message::{CloseReason, KeyId};
+use super::{Admission, HalfOpen, MustLeave, Room, Source, State};
+use crate::message::KeyId;
 use crate::time::Instant;
 
 impl Admission {
@@ -60,24 +60,21 @@ impl Admission {
     /// Reports that a connection has completed its handshake under a key; `None` is the key of the
     /// classic wire. `retired` is whether the key was retired since the hello.
     ///
-    /// If the connection has to be closed, returns the reason to close it with: its key is retired,
-    /// the server [stops](Self::stop), or a limit is exceeded. The reason is [`CloseReason::Done`]
-    /// if the key or the classic wire has as many connections as it may have. Until it leaves, such
-    /// a connection counts towards all limits but these two, so close it [at
-    /// once](crate::mux::ServerMux::close_at_once): otherwise a client that does not end its stream
-    /// could take places that others may have. A connection that was not [admitted](Self::admit),
-    /// such as a guest, does not count.
+    /// If the connection may not stay, returns why, for
+    /// [`ServerMux::leave`](crate::mux::ServerMux::leave). Until one that is over a limit is gone,
+    /// it counts towards all limits but those of its key and of the classic wire. A connection that
+    /// was not [admitted](Self::admit), such as a guest, does not count.
     ///
     /// Call it once the code that retires keys can find the connection by its key. If the key is
     /// retired after `retired` was read, that code closes the connection.
-    pub fn establish(&mut self, number: u64, key: Option<KeyId>, retired: bool) -> Option<CloseReason> {
+    pub fn establish(&mut self, number: u64, key: Option<KeyId>, retired: bool) -> Option<MustLeave> {
         let within = self.count_established(number, key);
         if retired {
-            Some(CloseReason::KeyRetired)
+            Some(MustLeave::KeyRetired)
         } else if self.stopping {
-            Some(CloseReason::ShuttingDown)
+            Some(MustLeave::ShuttingDown)
         } else {
-            (!within).then_some(CloseReason::Done)
+            (!within).then_some(MustLeave::OverLimit)
         }
     }
 

@@ -3,7 +3,8 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use falco_core::{CloseReason, KeyId};
+use falco_core::KeyId;
+use falco_core::mux::MustLeave;
 
 use super::super::state::Conn;
 use super::super::stats::gauge;
@@ -114,17 +115,17 @@ impl Permit {
     }
 
     /// Reports that the client has proved that it has `key`. From now on the connection is not
-    /// dropped for others. If it has to be closed, returns the reason.
-    pub(in crate::server) fn establish(&self, key: Option<KeyId>, retired: bool) -> Option<CloseReason> {
+    /// dropped for others. If it may not stay, returns why.
+    pub(in crate::server) fn establish(&self, key: Option<KeyId>, retired: bool) -> Option<MustLeave> {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
         let counted = state.conns.contains_key(number);
         admission.counters.established.add(u64::from(counted));
-        let reason = state.admitted.establish(*number, key, retired);
+        let leaves = state.admitted.establish(*number, key, retired);
         state.changes += 1;
         drop(state);
         admission.changed.notify_all();
-        reason
+        leaves
     }
 
     /// Reports that the connection has ended with this many unanswered requests. While the server
