@@ -167,6 +167,29 @@ impl fmt::Display for ConnectionError {
 
 impl core::error::Error for ConnectionError {}
 
+/// All that is known of a request whose connection has gone before it completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LostRequest {
+    /// What ended the connection.
+    pub end: ConnectionError,
+    /// Whether the request may have been processed.
+    pub fate: Fate,
+}
+
+impl LostRequest {
+    /// The connection was dropped and could not report what became of the request, for example
+    /// because its stream panicked or its runtime was shut down.
+    pub const DROPPED: Self = Self::after(ConnectionError::Closed);
+
+    /// The connection has ended with `end`, and nobody knows how far the request has come.
+    #[must_use]
+    pub const fn after(end: ConnectionError) -> Self {
+        let fate = Fate::MaybeProcessed;
+        Self { end, fate }
+    }
+}
+
 /// Why one request failed. The connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -219,7 +219,9 @@ pub use crypto::provider::AwsLc;
 pub use crypto::provider::RustCrypto;
 pub use deadlines::Deadlines;
 pub use ending::{Ending, LastStep};
-pub use error::{ConnectionError, EntropyError, Error, Misuse, OutputTooSmall, ReplyError, RequestError, SealError};
+pub use error::{
+    ConnectionError, EntropyError, Error, LostRequest, Misuse, OutputTooSmall, ReplyError, RequestError, SealError,
+};
 pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
 pub use key::{Key, KeyError};
 pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};

@@ -7,7 +7,7 @@ use std::io;
 
 use falco_core::keys::SetupError;
 use falco_core::mux::AttemptEnd;
-use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
+use falco_core::{ConnectionError, EntropyError, Fate, LostRequest, RequestError, SettingsError};
 
 /// Why a call failed. No error contains a byte of a key or of a message.
 #[derive(Debug)]
@@ -114,6 +114,10 @@ impl Error {
             | Self::Closed
             | Self::Settings(_) => AttemptEnd::Stream,
         }
+    }
+
+    pub(crate) const fn lost(LostRequest { end, fate, .. }: LostRequest) -> Self {
+        Self::Connection { end, fate }
     }
 
     pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {

@@ -7,7 +7,7 @@ use std::io;
 
 use falco_core::keys::SetupError;
 use falco_core::mux::AttemptEnd;
-use falco_core::{ConnectionError, EntropyError, Fate, RequestError, SettingsError};
+use falco_core::{ConnectionError, EntropyError, Fate, LostRequest, RequestError, SettingsError};
 
 /// The error of a handler. The client does not receive it: its request is refused as
 /// [failed](crate::Refusal::Failed), and on the classic wire its connection ends.
@@ -96,6 +96,10 @@ impl Error {
             | Self::Closed
             | Self::Settings(_) => AttemptEnd::Stream,
         }
+    }
+
+    pub(crate) const fn lost(LostRequest { end, fate, .. }: LostRequest) -> Self {
+        Self::Connection { end, fate }
     }
 
     pub(crate) const fn io(doing: &'static str, source: io::Error, fate: Fate) -> Self {

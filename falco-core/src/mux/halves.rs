@@ -2,6 +2,7 @@
 //! reports to it.
 
 use super::streams::{ENOUGH, StreamError};
+use crate::error::LostRequest;
 
 /// When a reader has taken this many bytes, the connection gives credit for them.
 const TAKEN: usize = 32 << 10;
@@ -126,7 +127,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.end_output(StreamError::Ended);
     }
 
-    /// The request has failed, or its connection has ended. Without effect on a body that has ended
+    /// The request has failed. Without effect on a body that has ended
     /// before.
     pub fn fail(&mut self, why: E) {
         self.begun = true;
@@ -136,6 +137,12 @@ impl<E: Clone + From<StreamError>> Halves<E> {
             self.output.get_or_insert_with(|| why.clone());
         }
         self.input.get_or_insert(Err(why));
+    }
+
+    /// The connection has gone before the request completed. Without effect on a body that has
+    /// ended before.
+    pub fn lose(&mut self, lost: LostRequest) {
+        self.fail(StreamError::Lost(lost).into());
     }
 
     /// The client has cancelled the request, as [`Cancelled`](super::ServerStep::Cancelled) says.
@@ -167,7 +174,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
 
     /// There is no room for what the writer has left.
     pub fn drop_left(&mut self) {
-        self.end_output(StreamError::NoRoom);
+        self.end_output(StreamError::NO_ROOM);
     }
 
     /// Whether the connection has accepted a whole answer, which it has sent unless it has ended.

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 pub(super) use self::chunks::{Chunks, append, capacity_for};
-use crate::error::RequestError;
+use crate::error::{LostRequest, RequestError};
 use crate::message::Refusal;
 use crate::outgoing::Outgoing;
 
@@ -19,26 +19,24 @@ const TURNS: usize = 64;
 /// How many keys of removed bodies [`Writers::ready`] may contain, besides one for each body in it.
 const GONE: usize = 64;
 
-/// Why a chunk of an open body was not accepted.
+/// Why a half of an open request goes no further, or a chunk of an open body was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "an adapter has to name an error for each of them"
+)]
 pub enum StreamError {
     /// Nothing more of the body is sent: its request has completed or was cancelled, the body was
     /// finished, or the connection has ended.
     Ended,
     /// The client has cancelled the request.
     Cancelled,
-    /// The client takes no open answers, and the answer is larger than it reads. The request was
-    /// refused as [`AnswerTooLarge`](crate::Refusal::AnswerTooLarge).
-    TooLarge {
-        /// Bytes that the answer has so far, with those that were not accepted.
-        length: u64,
-        /// Bytes that an answer may have.
-        limit: u32,
-    },
-    /// Too many bytes of answers wait at the server. The request was refused as
-    /// [`AnswerTooLarge`](crate::Refusal::AnswerTooLarge).
-    NoRoom,
+    /// The request was refused as [`AnswerTooLarge`](crate::Refusal::AnswerTooLarge).
+    /// [`RequestError::TooLarge`]: the client takes no open answers, and this one is larger than it
+    /// reads. [`RequestError::Refused`]: too many bytes of answers wait at the server.
+    Request(RequestError),
+    /// The connection has gone before the request completed.
+    Lost(LostRequest),
 }
 
 impl fmt::Display for StreamError {
@@ -46,11 +44,8 @@ impl fmt::Display for StreamError {
         match self {
             Self::Ended => f.write_str("nothing more of this body is sent: its request has ended"),
             Self::Cancelled => f.write_str("the client has cancelled the request"),
-            Self::TooLarge { limit, .. } => write!(
-                f,
-                "the client takes no open answers, and this one is over its limit of {limit} bytes"
-            ),
-            Self::NoRoom => f.write_str("too many bytes of answers wait to be sent"),
+            Self::Request(error) => error.fmt(f),
+            Self::Lost(lost) => write!(f, "the connection ended: {}", lost.end),
         }
     }
 }
@@ -58,16 +53,14 @@ impl fmt::Display for StreamError {
 impl core::error::Error for StreamError {}
 
 impl StreamError {
+    /// Too many bytes of answers wait at the server.
+    pub(super) const NO_ROOM: Self = Self::Request(RequestError::Refused(Refusal::AnswerTooLarge));
+
     /// Why the request was refused, if it was.
-    #[must_use]
-    pub fn request_error(self) -> Option<RequestError> {
+    pub(super) const fn request_error(self) -> Option<RequestError> {
         match self {
-            Self::Ended | Self::Cancelled => None,
-            Self::TooLarge { length, limit } => Some(RequestError::TooLarge {
-                length,
-                limit: limit.into(),
-            }),
-            Self::NoRoom => Some(RequestError::Refused(Refusal::AnswerTooLarge)),
+            Self::Request(error) => Some(error),
+            Self::Ended | Self::Cancelled | Self::Lost(_) => None,
         }
     }
 }

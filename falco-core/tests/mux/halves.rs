@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
 use falco_core::mux::{Halves, NoAnswer, StreamError};
-use falco_core::{Refusal, RequestError, Settings};
+use falco_core::{ConnectionError, Fate, LostRequest, Refusal, RequestError, Settings};
 
 const KIB: usize = 1024;
 
@@ -263,10 +263,9 @@ fn an_answer_that_is_too_large_is_not_answered() {
     pipe.halves.finish().unwrap();
     // The connection has not looked before the handler has ended.
     let (length, limit) = (101, 100);
-    let too_large = StreamError::TooLarge { length, limit };
-    let error = too_large.request_error().unwrap();
+    let error = RequestError::TooLarge { length, limit };
     assert_eq!(pipe.handled(&mut duo, Ok(())), Err(error));
-    assert_eq!(pipe.halves.may_send(), Err(Why::Stream(too_large)));
+    assert_eq!(pipe.halves.may_send(), Err(Why::Stream(StreamError::Request(error))));
     assert_eq!(pipe.halves.input_end(), Some(Err(ENDED)));
     assert_eq!(duo.settle().1, [Event::Refused(1, Refusal::AnswerTooLarge)]);
     assert!(is_idle(&duo));
@@ -413,5 +412,28 @@ fn an_answer_that_is_dropped_does_not_begin() {
         );
         assert_eq!(duo.settle().1, [Event::Refused(1, refusal)]);
         assert!(is_idle(&duo));
+    }
+}
+
+#[test]
+fn a_request_whose_connection_is_gone_may_have_been_processed() {
+    let dropped = LostRequest::DROPPED;
+    assert_eq!(
+        (dropped.end, dropped.fate),
+        (ConnectionError::Closed, Fate::MaybeProcessed)
+    );
+    for lost in [dropped, LostRequest::after(ConnectionError::Expired)] {
+        assert_eq!(lost.fate, Fate::MaybeProcessed);
+        let why = Why::Stream(StreamError::Lost(lost));
+        let mut halves = Halves::<Why>::of_client(64);
+        halves.lose(lost);
+        assert_eq!(halves.input_end(), Some(Err(why.clone())));
+        assert_eq!(halves.may_send(), Err(why));
+        // One that has completed has lost nothing.
+        let mut halves = Halves::<Why>::of_client(64);
+        halves.complete();
+        halves.lose(lost);
+        assert_eq!(halves.input_end(), Some(Ok(())));
+        assert_eq!(halves.may_send(), Err(ENDED));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
 use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, StreamError};
-use falco_core::{Fate, Refusal, Settings};
+use falco_core::{Fate, Refusal, RequestError, Settings};
 
 const KIB: usize = 1024;
 
@@ -266,7 +266,7 @@ fn a_client_without_a_window_gets_an_open_answer_whole_or_a_refusal() {
                 let (length, limit) = (100_001, 100_000);
                 assert_eq!(
                     duo.server.write(id, vec![7]),
-                    Err(StreamError::TooLarge { length, limit })
+                    Err(StreamError::Request(RequestError::TooLarge { length, limit }))
                 );
                 assert_eq!(duo.server.finish_answer(id), Err(StreamError::Ended));
                 let events = duo.settle().1;
@@ -418,7 +418,8 @@ fn answers_that_are_collected_are_bounded_by_what_the_connection_may_hold() {
     }
     // What grows by doubling counts with its capacity.
     let fifth = duo.server.write(duo.id(1), vec![1; 10 * KIB]);
-    assert!(matches!(fifth, Err(StreamError::TooLarge { .. })), "{fifth:?}");
+    let too_large = matches!(fifth, Err(StreamError::Request(RequestError::TooLarge { .. })));
+    assert!(too_large, "{fifth:?}");
     // The others go on.
     let third = duo.id(3);
     duo.server.write(third, vec![1; 200 * KIB]).unwrap();

@@ -2,8 +2,9 @@
 
 use crate::duo::{BUDGET, Duo, Event, joined, settings};
 use falco_core::mux::{SharedBudget, StreamError};
-use falco_core::{Refusal, Settings};
+use falco_core::{Refusal, RequestError, Settings};
 
+const NO_ROOM: StreamError = StreamError::Request(RequestError::Refused(Refusal::AnswerTooLarge));
 const KIB: usize = 1024;
 
 /// What handlers leave behind when they end is bounded, too: what has no room is dropped, and the
@@ -23,7 +24,7 @@ fn open_answers_do_not_exceed_what_answers_may_have() {
             written.push(duo.server.write(duo.id(number), vec![7; 60 * KIB]));
             assert!(budget.answers() <= 300 * KIB, "{}", budget.answers());
         }
-        let no_room = Err(StreamError::NoRoom);
+        let no_room = Err(NO_ROOM);
         assert_eq!(written, [Ok(()), Ok(()), no_room, no_room]);
         let (_, events) = duo.settle();
         for ticket in [3, 4] {
@@ -126,7 +127,7 @@ fn joined_pieces_do_not_exceed_what_answers_may_have() {
     let before = budget.answers();
     assert!(before.abs_diff(96 * KIB) <= 16 * KIB, "{before}");
     // The buffer would double.
-    assert_eq!(duo.server.write(duo.id(1), vec![7]), Err(StreamError::NoRoom));
+    assert_eq!(duo.server.write(duo.id(1), vec![7]), Err(NO_ROOM));
     assert!(budget.answers() <= before, "{}", budget.answers());
 }
 

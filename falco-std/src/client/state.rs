@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, Unfinished};
-use falco_core::{ClientConnection, ConnectionError, Fate, Instant, RequestError, Settings};
+use falco_core::{ClientConnection, ConnectionError, Fate, Instant, LostRequest, RequestError, Settings};
 
 use self::open::{Waiter, arrive};
 use self::read_lock::ReadLock;
@@ -215,7 +215,10 @@ impl State {
         }
         self.end_writing(false);
         let (call, fate) = self.mux.cancel(slot.ticket).unzip();
-        (fate.unwrap_or(Fate::MaybeProcessed), call.map(|call| job_of(call).1))
+        (
+            fate.unwrap_or(LostRequest::DROPPED.fate),
+            call.map(|call| job_of(call).1),
+        )
     }
 
     /// Nothing more is written. With one request at a time it is known whether the stream has

@@ -13,7 +13,8 @@ use std::sync::{Arc, Weak};
 use falco_core::keys::ServerKeys;
 use falco_core::mux::{Ending, Halves, HeldBytes, LastStep, NoAnswer, ServerMux, ServerStep, SharedBudget};
 use falco_core::{
-    CloseReason, ConnectionError, Fate, Instant, KeyId, RequestError, RequestId, ServerConnection, Settings, Status,
+    CloseReason, ConnectionError, Instant, KeyId, LostRequest, RequestError, RequestId, ServerConnection, Settings,
+    Status,
 };
 
 use self::streams::{OpenPlace, OpenPlaces, Opens};
@@ -224,10 +225,9 @@ impl State {
 
     /// The connection has ended: the halves of its open requests fail.
     pub(super) fn fail_opens(&mut self, end: &io::Result<ConnectionError>) {
-        let fate = Fate::MaybeProcessed;
         self.opens.fail_all(&Why(match end {
-            Ok(end) => Error::Connection { end: *end, fate },
-            Err(source) => Error::io("reading or writing a stream", copy(source), fate),
+            Ok(end) => Error::lost(LostRequest::after(*end)),
+            Err(source) => Error::io("reading or writing a stream", copy(source), LostRequest::DROPPED.fate),
         }));
     }
 

@@ -4,7 +4,7 @@ use core::fmt;
 use core::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use falco_core::{KeyId, Refusal};
+use falco_core::KeyId;
 
 use super::handler::{HandlerError, Request};
 use super::state::Conn;
@@ -104,11 +104,11 @@ impl<H> Handlers<H> {
         self.streams.is_some()
     }
 
-    /// Runs the handler of an open request. A server without one refuses the request before.
+    /// Runs the handler of an open request. The mux of a server without one refuses the request.
     pub(super) fn open(&self, request: StreamRequest) -> Result<(), HandlerError> {
         match &self.streams {
             Some(streams) => streams(request),
-            None => Err(Refusal::TooLarge.into()),
+            None => Ok(()),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::mux::Halves;
-use falco_core::{ConnectionError, Fate, RequestError};
+use falco_core::{ConnectionError, Fate, LostRequest, RequestError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -55,8 +55,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         // Without effect if the request has ended.
-        let error = Error::connection(ConnectionError::Closed, Fate::MaybeProcessed);
-        self.pipe.update(|halves| halves.fail(Why(error)));
+        self.pipe.update(|halves| halves.lose(LostRequest::DROPPED));
     }
 }
 

@@ -6,6 +6,7 @@ use core::task::{Context, Waker};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use falco_core::LostRequest;
 use falco_core::mux::Halves;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -272,12 +273,7 @@ impl Submitted<'_> {
         let end = answer.await;
         self.answer = None;
         // The task was dropped with its runtime.
-        end.unwrap_or_else(|_| {
-            Err(Error::connection(
-                falco_core::ConnectionError::Closed,
-                falco_core::Fate::MaybeProcessed,
-            ))
-        })
+        end.unwrap_or_else(|_| Err(Error::lost(LostRequest::DROPPED)))
     }
 }
 

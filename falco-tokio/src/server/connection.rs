@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
 use falco_core::mux::{Ending, LastStep, MustLeave, ServerMux, SharedBudget};
-use falco_core::{ConnectionError, Instant, ServerConnection, wipe_stack};
+use falco_core::{ConnectionError, Instant, LostRequest, ServerConnection, wipe_stack};
 use tracing::{Span, Value, debug, warn};
 
 use self::exchange::Pause;
@@ -24,11 +24,9 @@ use super::holder::Holder;
 use super::place::Place;
 use super::running::Running;
 use super::streams::Handlers;
-use crate::error::Error;
 use crate::line::{Line, sealed};
 use crate::metrics;
 use crate::socket::Socket;
-use crate::stream::Why;
 use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
@@ -313,8 +311,7 @@ impl<H: Handler> Connection<H> {
 
     /// The connection has ended with `end`: its stream is closed next.
     fn end(&mut self, end: ConnectionError) {
-        self.running
-            .fail_opens(&Why(Error::connection(end, falco_core::Fate::MaybeProcessed)));
+        self.running.lose_opens(LostRequest::after(end));
         self.cancel_all();
         let established = self.mux.is_established();
         self.handlers.service.counters.metrics.ended(end, established);
@@ -381,8 +378,7 @@ impl<H: Handler> Future for Connection<H> {
 impl<H> Drop for Connection<H> {
     /// Releases its place, and cancels the handlers that run.
     fn drop(&mut self) {
-        let closed = Error::connection(ConnectionError::Closed, falco_core::Fate::MaybeProcessed);
-        self.running.fail_opens(&Why(closed));
+        self.running.lose_opens(LostRequest::DROPPED);
         self.cancel_all();
         let unanswered = self.mux.unanswered();
         // Requests that have not completed were cut off if the server is stopping. While the server

@@ -9,8 +9,8 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use falco_core::RequestId;
 use falco_core::mux::{HeldBytes, SharedBudget};
+use falco_core::{LostRequest, RequestId};
 use tokio::task::AbortHandle;
 use tracing::Span;
 
@@ -19,7 +19,7 @@ use super::control::{Control, Outcome};
 use super::place::{Place, SharedPlace};
 use crate::error::HandlerError;
 use crate::metrics::Stopwatch;
-use crate::stream::{Pipe, Why, without_unused};
+use crate::stream::{Pipe, without_unused};
 
 /// Calls a handler and, if `poll` says so, polls it once. A panic, wherever it happens, fails this
 /// request only.
@@ -139,11 +139,11 @@ impl Running {
         self.0.as_mut()?.opens.remove(&id)
     }
 
-    /// The connection has ended with this error.
-    pub(crate) fn fail_opens(&mut self, why: &Why) {
+    /// The connection of these requests is gone.
+    pub(crate) fn lose_opens(&mut self, lost: LostRequest) {
         let opens = self.0.as_mut().map(|tasks| core::mem::take(&mut tasks.opens));
         for (_, pipe) in opens.into_iter().flatten() {
-            pipe.update(|halves| halves.fail(why.clone()));
+            pipe.update(|halves| halves.lose(lost));
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::mux::Halves;
-use falco_core::{KeyId, Refusal, RequestId};
+use falco_core::{KeyId, RequestId};
 
 use super::Service;
 use super::control::Control;
@@ -146,11 +146,11 @@ impl<H> Handlers<H> {
         self.streams.is_some()
     }
 
-    /// Calls the handler of an open request. A server without one refuses the request before.
+    /// Calls the handler of an open request. The mux of a server without one refuses the request.
     pub(super) fn open(&self, request: StreamRequest) -> StreamHandler {
         StreamHandler(match &self.streams {
             Some(streams) => streams(request),
-            None => Box::pin(core::future::ready(Err(Refusal::TooLarge.into()))),
+            None => Box::pin(core::future::ready(Ok(()))),
         })
     }
 }

@@ -35,10 +35,11 @@ impl Clone for Why {
 
 impl From<StreamError> for Why {
     fn from(error: StreamError) -> Self {
-        Self(match (error.request_error(), error) {
-            (Some(error), _) => Error::Request(error),
-            (None, StreamError::Cancelled) => Error::Cancelled,
-            (None, _) => Error::Stopped,
+        Self(match error {
+            StreamError::Ended => Error::Stopped,
+            StreamError::Cancelled => Error::Cancelled,
+            StreamError::Request(error) => Error::Request(error),
+            StreamError::Lost(lost) => Error::lost(lost),
         })
     }
 }

@@ -312,9 +312,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// it.
     ///
     /// # Errors
-    /// [`StreamError`]. The chunk is dropped. [`StreamError::NoRoom`]: the answers of all
-    /// connections leave no room for it. The request was refused as
-    /// [`AnswerTooLarge`](Refusal::AnswerTooLarge).
+    /// [`StreamError`]. The chunk is dropped.
     pub fn write(&mut self, id: RequestId, chunk: B) -> Result<(), StreamError> {
         let result = self.queue_chunk(id, chunk);
         self.settle();
@@ -328,7 +326,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
         let growth = streams.writers.growth(key, chunk.as_ref().len());
         if growth > 0 && !self.make_room(growth) {
-            return Err(self.refuse_answer(id, StreamError::NoRoom));
+            return Err(self.refuse_answer(id, StreamError::NO_ROOM));
         }
         let streams = self.streams.as_mut().ok_or(StreamError::Ended)?;
         streams.writers.push(key, chunk)
@@ -344,9 +342,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let limit = match self.machine.answer(id, length) {
             // Nothing is sent before an answer is whole, so it is not the client's turn.
             Ok(_) if added > 0 && queued.saturating_add(added) > bytes(self.max_queued) => {
-                u32::try_from(before).unwrap_or(u32::MAX)
+                u64::try_from(before).unwrap_or(u64::MAX)
             }
-            Ok(_) if !self.make_room(added) => return Err(self.refuse_answer(id, StreamError::NoRoom)),
+            Ok(_) if !self.make_room(added) => return Err(self.refuse_answer(id, StreamError::NO_ROOM)),
             Ok(_) => {
                 if let Some(streams) = &mut self.streams
                     && let Some(body) = streams.collected.get_mut(&key)
@@ -356,11 +354,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 }
                 return Ok(());
             }
-            Err(ReplyError::Request(RequestError::TooLarge { limit, .. })) => u32::try_from(limit).unwrap_or(u32::MAX),
+            Err(ReplyError::Request(RequestError::TooLarge { limit, .. })) => limit,
             Err(_) => return Err(StreamError::Ended),
         };
         let length = u64::try_from(length).unwrap_or(u64::MAX);
-        Err(self.refuse_answer(id, StreamError::TooLarge { length, limit }))
+        let too_large = RequestError::TooLarge { length, limit };
+        Err(self.refuse_answer(id, StreamError::Request(too_large)))
     }
 
     fn refuse_answer(&mut self, id: RequestId, why: StreamError) -> StreamError {

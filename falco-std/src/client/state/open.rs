@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use falco_core::mux::{Halves, OpenCall, OpenRejected, UnfinishedOpen};
-use falco_core::{ConnectionError, Fate};
+use falco_core::{Fate, LostRequest};
 
 use super::super::outcome::{Job, Outcome, Reply};
 use super::super::stats::Counters;
@@ -33,9 +33,7 @@ pub(in crate::client) struct Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         // Without effect if the request has ended.
-        let (end, fate) = (ConnectionError::Closed, Fate::MaybeProcessed);
-        let closed = Why(Error::Connection { end, fate });
-        self.pipe.update(|halves| halves.fail(closed));
+        self.pipe.update(|halves| halves.lose(LostRequest::DROPPED));
     }
 }
 
@@ -166,7 +164,7 @@ impl State {
             Some(Waiter::Stream(stream)) if !stream.begun => self.mux.cancel_open(ticket),
             _ => None,
         };
-        cancelled.map_or(Fate::MaybeProcessed, |(_, fate)| fate)
+        cancelled.map_or(LostRequest::DROPPED.fate, |(_, fate)| fate)
     }
 
     fn pipe(&mut self, ticket: u64) -> Option<Arc<Pipe>> {

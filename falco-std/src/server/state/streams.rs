@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use falco_core::mux::{Halves, KeyShares, NoAnswer};
-use falco_core::{ConnectionError, Fate, KeyId, RequestError, RequestId};
+use falco_core::{KeyId, LostRequest, RequestError, RequestId};
 
 use super::{Conn, State};
-use crate::error::Error;
 use crate::open::{ConnectionHandle, Pipe, Why};
 
 /// How many handlers of open requests a server may have, waiting and running. They may wait for
@@ -83,9 +82,7 @@ impl Drop for Open {
     /// Without effect if the request has ended. Otherwise its connection is gone, for instance by a
     /// panic of its stream, and a handler that waits has to know.
     fn drop(&mut self) {
-        let (end, fate) = (ConnectionError::Closed, Fate::MaybeProcessed);
-        let closed = Why(Error::Connection { end, fate });
-        self.0.update(|halves| halves.fail(closed));
+        self.0.update(|halves| halves.lose(LostRequest::DROPPED));
     }
 }
 
