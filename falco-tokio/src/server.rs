@@ -110,6 +110,8 @@ pub(crate) struct Service {
     source_prefix: SourcePrefix,
     #[cfg(feature = "proxy-protocol")]
     proxies: proxied::Proxies,
+    /// How many connections may be there whose header of a proxy was not read yet.
+    headers: usize,
     max_connection_age: Option<Duration>,
     on_cancel: OnCancel,
     spawn_handlers: bool,

@@ -7,6 +7,8 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
 
+#[cfg(target_os = "linux")]
+use common::child::{self, Child, next_order, say};
 use common::log::Log;
 use common::{Running, key};
 use falco_tokio::{Client, Request, Server, ServerBuilder};
@@ -188,4 +190,58 @@ async fn a_stream_that_is_passed_in_with_an_address_counts_like_any_other() {
     client.close().await;
     first.await.unwrap().unwrap();
     assert_eq!(server.handle().stats().connections, 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "the part of a test that has a process of its own"]
+fn role() {
+    if child::role().is_none() {
+        return;
+    }
+    rlimit::setrlimit(rlimit::Resource::NOFILE, 256, 256).unwrap();
+    common::scene::runtime().block_on(async {
+        let server = start(proxied().max_connections(1000).max_half_open(800)).await;
+        say(server.address);
+        let handle = server.handle.clone();
+        let orders = tokio::task::spawn_blocking(move || {
+            while next_order().is_some() {
+                let (stats, open) = (handle.stats(), std::fs::read_dir("/dev/fd").unwrap().count());
+                say(format!("{} {} {open}", stats.max_connections, stats.accept_errors));
+            }
+        });
+        orders.await.unwrap();
+    });
+}
+
+/// Descriptors are kept for the rest of the process, too, where strangers are before their headers.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn strangers_without_headers_leave_descriptors_to_the_rest_of_the_process() {
+    let mut child = Child::spawn("server", "");
+    let address: SocketAddr = child.line().parse().unwrap();
+    let mut ask = || -> [usize; 3] {
+        let answer = child.ask("limits");
+        let numbers: Vec<_> = answer.split(' ').map(|number| number.parse().unwrap()).collect();
+        numbers.try_into().unwrap()
+    };
+    let [max_connections, ..] = ask();
+    assert!((100..150).contains(&max_connections), "{max_connections}");
+    let mut clients = Vec::new();
+    for _ in 0..max_connections {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&header(2)).await.unwrap();
+        let client = Client::builder(key(1)).over(stream).await.unwrap();
+        client.request("who am I").await.unwrap();
+        clients.push(client);
+    }
+    let mut strangers = Vec::new();
+    for _ in 0..150 {
+        strangers.push(TcpStream::connect(address).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let [_, accept_errors, open] = ask();
+    assert_eq!(accept_errors, 0);
+    assert!(open <= 256 - 60, "{open}");
+    drop((clients, strangers));
 }

@@ -12,10 +12,10 @@ use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, ToSocketAddrs};
-use tracing::warn;
 
 use super::accept::{self, Listener};
 use super::descriptors;
+use super::headers;
 use super::holder::Holders;
 use super::registry::Registry;
 use super::stats::Counters;
@@ -237,7 +237,8 @@ impl ServerBuilder {
     ///
     /// A connection counts towards [`max_connections`](Self::max_connections) once its header has
     /// been read. Besides, as many as [`max_half_open`](Self::max_half_open) and 64 more may wait
-    /// for their headers, each of which has a file descriptor.
+    /// for their headers, each of which has a file descriptor. If descriptors are scarce, these are
+    /// fewer, and get at most a quarter of them.
     #[cfg(feature = "proxy-protocol")]
     pub fn trust_proxy(mut self, network: core::net::IpAddr, bits: u8) -> Self {
         self.proxies.trust(network, bits);
@@ -416,8 +417,13 @@ impl ServerBuilder {
         let keys = self.secrets.into_server(&mut entropy)?;
         // 0 if the source of random numbers fails. Then no handshake succeeds either.
         let seed = entropy.below(u64::MAX);
+        #[cfg(feature = "proxy-protocol")]
+        let trusts_proxies = !self.proxies.is_empty();
+        #[cfg(not(feature = "proxy-protocol"))]
+        let trusts_proxies = false;
+        let mut headers = headers::wanted(&limits, trusts_proxies);
         if listener.is_some() {
-            limits = within_descriptors(limits, self.raise_descriptor_limit);
+            (limits, headers) = descriptors::divide(limits, headers, self.raise_descriptor_limit);
         }
         let clock = Clock::new();
         let service = Service {
@@ -436,6 +442,7 @@ impl ServerBuilder {
             source_prefix: self.source_prefix,
             #[cfg(feature = "proxy-protocol")]
             proxies: self.proxies,
+            headers,
             max_connection_age: self.max_connection_age,
             on_cancel: self.on_cancel,
             spawn_handlers: self.spawn_handlers,
@@ -449,24 +456,6 @@ impl ServerBuilder {
             listener,
         })
     }
-}
-
-/// The limits, lowered so that the process has enough descriptors.
-fn within_descriptors(wanted: AdmissionLimits, raise: bool) -> AdmissionLimits {
-    let Some(available) = descriptors::available(wanted.max_connections, raise) else {
-        return wanted;
-    };
-    let limits = wanted.within(available);
-    if limits.max_connections < wanted.max_connections {
-        let (max_connections, max_half_open) = (limits.max_connections, limits.max_half_open);
-        warn!(
-            available,
-            max_connections,
-            max_half_open,
-            "lowered the limits on connections: the process may not open more files (ulimit -n)"
-        );
-    }
-    limits
 }
 
 fn binding(error: io::Error) -> Error {

@@ -1,4 +1,32 @@
-//! How many descriptors the process has for connections.
+//! How many descriptors the process has for connections, and how they are divided.
+
+use falco_core::mux::AdmissionLimits;
+use tracing::warn;
+
+/// Connections whose header of a proxy was not read yet get at most the descriptors divided by
+/// this.
+const HEADERS_PART: usize = 4;
+
+/// The limits on connections, lowered so that the process has enough descriptors. Also returns how
+/// many of the wanted `headers` there may be: connections that do not count yet, because the header
+/// of their proxy is to be read.
+pub(super) fn divide(wanted: AdmissionLimits, headers: usize, raise: bool) -> (AdmissionLimits, usize) {
+    let Some(available) = available(wanted.max_connections.saturating_add(headers), raise) else {
+        return (wanted, headers);
+    };
+    let headers = headers.min(available / HEADERS_PART);
+    let limits = wanted.within(available - headers);
+    if limits.max_connections < wanted.max_connections {
+        let (max_connections, max_half_open) = (limits.max_connections, limits.max_half_open);
+        warn!(
+            available,
+            max_connections,
+            max_half_open,
+            "lowered the limits on connections: the process may not open more files (ulimit -n)"
+        );
+    }
+    (limits, headers)
+}
 
 /// Descriptors that are kept for the rest of the process, such as the runtime, files and
 /// connections of handlers.
@@ -9,7 +37,7 @@ const RESERVED: usize = 64;
 /// `raise` is set, first raises the soft limit as far as `wanted` connections need and the system
 /// allows.
 #[cfg(unix)]
-pub(super) fn available(wanted: usize, raise: bool) -> Option<usize> {
+fn available(wanted: usize, raise: bool) -> Option<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     // Reading the directory takes a descriptor itself.
@@ -36,6 +64,6 @@ pub(super) fn available(wanted: usize, raise: bool) -> Option<usize> {
 
 /// Systems without such a limit.
 #[cfg(not(unix))]
-pub(super) const fn available(_wanted: usize, _raise: bool) -> Option<usize> {
+const fn available(_wanted: usize, _raise: bool) -> Option<usize> {
     None
 }

@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
+use falco_core::mux::AdmissionLimits;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::Service;
@@ -11,8 +12,18 @@ use crate::socket::Socket;
 /// A connection that a proxy has passed on, with the address of its client.
 type Named = (Socket, SocketAddr);
 
-/// How many such connections may wait for the accept loop.
+/// How many such connections may wait for the accept loop, unless descriptors are scarce.
 const NAMED: usize = 64;
+
+/// How many connections whose header was not read are wanted, which includes those that wait for
+/// the accept loop.
+pub(super) fn wanted(limits: &AdmissionLimits, trusts_proxies: bool) -> usize {
+    if trusts_proxies {
+        limits.max_half_open.saturating_add(NAMED)
+    } else {
+        0
+    }
+}
 
 /// Reads the headers of connections from trusted proxies.
 #[derive(Debug)]
@@ -25,16 +36,13 @@ pub(super) struct Headers {
 
 /// The reader of headers, and the channel on which it returns connections with their headers read.
 pub(super) fn headers(service: &Arc<Service>) -> (Headers, Receiver<Named>) {
-    let (to, named) = channel(NAMED);
+    let (to, named) = channel(NAMED.min(service.headers / 2).max(1));
     #[cfg(feature = "proxy-protocol")]
     let headers = Headers {
         reader: reader::Reader::new(service, to),
     };
     #[cfg(not(feature = "proxy-protocol"))]
-    let headers = {
-        let _ = service;
-        Headers { _to: to }
-    };
+    let headers = Headers { _to: to };
     (headers, named)
 }
 
@@ -75,14 +83,14 @@ mod reader {
     #[derive(Debug)]
     pub(super) struct Reader {
         service: Arc<Service>,
-        /// How many headers are read at once: as many as there may be half-open connections.
+        /// How many headers are read at once.
         reading: Arc<Semaphore>,
         to: Sender<Named>,
     }
 
     impl Reader {
         pub(super) fn new(service: &Arc<Service>, to: Sender<Named>) -> Self {
-            let most = service.registry.limits().max_half_open;
+            let most = service.headers.saturating_sub(to.max_capacity());
             Self {
                 service: Arc::clone(service),
                 reading: Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))),

@@ -31,6 +31,10 @@ impl Proxies {
         self.0.push((Source::of(network, prefix), prefix));
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.0
             .iter()
