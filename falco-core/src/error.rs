@@ -4,6 +4,7 @@
 use core::fmt;
 use core::time::Duration;
 
+use crate::counted::bytes;
 use crate::message::{Fate, Refusal, RequestId};
 
 /// What ended a connection. Later calls return the same error again.
@@ -141,7 +142,7 @@ impl fmt::Display for ConnectionError {
             Self::Tampered => f.write_str("a message does not decrypt: it was modified in transit"),
             Self::Replayed => f.write_str("a message was replayed or reflected"),
             Self::FrameLength { length, min, max } => {
-                write!(f, "a frame claims {length} bytes; {min} to {max} are allowed")
+                write!(f, "a frame claims {}; {min} to {max} are allowed", bytes(*length))
             }
             Self::UnknownType { found } => write!(f, "a frame of unknown type {found:#04x}"),
             Self::UnexpectedAnswer => f.write_str("an answer arrived although no request was in flight"),
@@ -235,7 +236,12 @@ impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge { length, limit } => {
-                write!(f, "a message of {length} bytes is over the limit of {limit} bytes")
+                write!(
+                    f,
+                    "a message of {} is over the limit of {}",
+                    bytes(*length),
+                    bytes(*limit)
+                )
             }
             Self::Refused(refusal) => write!(f, "the request was refused: {refusal}"),
             #[cfg(feature = "streams")]
@@ -265,7 +271,11 @@ impl fmt::Display for Misuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BodyLength { announced, given } => {
-                write!(f, "the body has {given} bytes, but {announced} bytes were announced")
+                write!(
+                    f,
+                    "the body has {}, but its announced length is {announced}",
+                    bytes(*given)
+                )
             }
             Self::Foreign => f.write_str("the request or message belongs to another connection"),
         }
@@ -288,7 +298,7 @@ pub struct OutputTooSmall {
 impl fmt::Display for OutputTooSmall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { needed, given } = self;
-        write!(f, "{needed} bytes of output are needed, {given} were given")
+        write!(f, "the output needs {} and has {given}", bytes(*needed))
     }
 }
 

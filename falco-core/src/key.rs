@@ -8,6 +8,8 @@ use core::str::FromStr;
 use rand_core::TryCryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use crate::counted::Counted;
+
 /// The 32 secret bytes that both ends of a connection hold.
 ///
 /// There is no constructor from a password: a key comes from a random number generator, and its
@@ -168,7 +170,10 @@ impl fmt::Display for KeyError {
         match self {
             Self::AllZero => f.write_str("a key of 32 zero bytes is refused"),
             Self::Text { digits: 64 } => f.write_str("a key is 64 hexadecimal digits; this text has other characters"),
-            Self::Text { digits } => write!(f, "a key is 64 hexadecimal digits; this text has {digits} characters"),
+            Self::Text { digits } => {
+                let length = Counted(*digits, "character");
+                write!(f, "a key is 64 hexadecimal digits; this text has {length}")
+            }
             Self::Entropy => f.write_str("the random number generator failed"),
         }
     }

@@ -182,6 +182,7 @@ extern crate std;
 
 pub mod classic;
 mod connection;
+mod counted;
 pub mod crypto;
 mod deadlines;
 mod ending;

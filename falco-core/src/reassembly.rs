@@ -3,6 +3,7 @@
 
 use core::fmt;
 
+use crate::counted::bytes;
 use crate::message::RequestId;
 use crate::recv_buf::Storage;
 
@@ -165,7 +166,7 @@ pub struct NoRoom {
 
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no room for a message of {} bytes in parts", self.total)
+        write!(f, "there is no room for a message of {} in parts", bytes(self.total))
     }
 }
 

@@ -3,6 +3,8 @@
 
 use core::fmt;
 
+use crate::counted::bytes;
+
 /// Memory for a [`RecvBuf`]. It is implemented for `[u8; N]` and `&mut [u8]`, for `Vec<u8>` with
 /// the feature `alloc`, and for `heapless::Vec<u8, N>` with the feature `heapless`.
 pub trait Storage {
@@ -293,8 +295,9 @@ impl fmt::Display for StorageFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the receive buffer holds {} bytes, and {} are needed at once",
-            self.capacity, self.needed
+            "the receive buffer has {} and needs {} at once",
+            bytes(self.capacity),
+            self.needed
         )
     }
 }

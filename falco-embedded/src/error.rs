@@ -151,7 +151,7 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
         match self {
             Self::Request(error) => error.fmt(f),
             Self::AnswerTooLarge { length, room } => {
-                write!(f, "the answer has {length} bytes, but its memory has only {room}")
+                write!(f, "the answer has {}, but its memory has only {room}", Bytes(*length))
             }
             #[cfg(feature = "streams")]
             Self::Window { window, room } => {
@@ -171,6 +171,18 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
 }
 
 impl<E: fmt::Debug + fmt::Display> core::error::Error for Error<E> {}
+
+/// So many bytes, as a text.
+struct Bytes(usize);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 byte"),
+            count => write!(f, "{count} bytes"),
+        }
+    }
+}
 
 /// Why a connection did not start. Nothing was sent.
 ///
@@ -233,7 +245,7 @@ impl fmt::Display for StartError {
                     Buffer::Outbox => "outbox",
                     Buffer::Message => "memory for a request",
                 };
-                write!(f, "the {name} has {given} bytes, and {needed} are needed")
+                write!(f, "the {name} needs {} and has {given}", Bytes(*needed))
             }
         }
     }

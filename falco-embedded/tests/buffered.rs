@@ -322,7 +322,7 @@ fn an_outbox_that_is_too_small_is_an_error_with_the_numbers() {
         needed: 285,
         given: 20,
     };
-    assert_eq!(error.to_string(), "the outbox has 20 bytes, and 285 are needed");
+    assert_eq!(error.to_string(), "the outbox needs 285 bytes and has 20");
 }
 
 /// A key as a device has it, with its nonces in an array.
@@ -374,4 +374,16 @@ fn the_classic_wire_under_the_drivers() {
     };
     let ((), served) = run(&world, asks, serving);
     assert_eq!(served, Err(Error::Connection(ConnectionError::HandlerFailed)));
+}
+
+#[test]
+fn a_count_of_one_is_singular_in_messages() {
+    let too_large = Error::<core::convert::Infallible>::AnswerTooLarge { length: 1, room: 0 };
+    assert_eq!(
+        too_large.to_string(),
+        "the answer has 1 byte, but its memory has only 0"
+    );
+    let (buffer, needed, given) = (Buffer::Inbox, 1, 0);
+    let too_small = StartError::TooSmall { buffer, needed, given };
+    assert_eq!(too_small.to_string(), "the inbox needs 1 byte and has 0");
 }

@@ -6,8 +6,8 @@ use core::time::Duration;
 use crate::common::{asked, ms};
 use falco_core::crypto::AeadError;
 use falco_core::{
-    ConnectionError, Error, Key, KeyError, Misuse, OutputTooSmall, Refusal, ReplyError, RequestError, SealError,
-    Settings,
+    ConnectionError, Error, Key, KeyError, Misuse, OutputTooSmall, Partial, Reassembly, RecvBuf, Refusal, ReplyError,
+    RequestError, SealError, Settings,
 };
 
 #[test]
@@ -116,4 +116,52 @@ fn errors_before_a_connection_say_why() {
     assert!(KeyError::AllZero.to_string().contains("zero"));
     assert!(KeyError::Entropy.to_string().contains("generator"));
     assert!(AeadError::default().to_string().contains("refused"));
+}
+
+#[test]
+fn a_count_of_one_is_singular() {
+    let one_of_two = |length, limit| RequestError::TooLarge { length, limit };
+    let storage_full = RecvBuf::new([0; 0]).space(1).unwrap_err();
+    let no_room = Reassembly::new([Partial::new([0; 0])])
+        .begin(asked(1).1[0], 1, b"")
+        .unwrap_err();
+    let texts = [
+        (
+            one_of_two(2, 1).to_string(),
+            "a message of 2 bytes is over the limit of 1 byte",
+        ),
+        (
+            one_of_two(1, 0).to_string(),
+            "a message of 1 byte is over the limit of 0 bytes",
+        ),
+        (
+            Misuse::BodyLength { announced: 0, given: 1 }.to_string(),
+            "the body has 1 byte, but its announced length is 0",
+        ),
+        (
+            OutputTooSmall { needed: 1, given: 0 }.to_string(),
+            "the output needs 1 byte and has 0",
+        ),
+        (
+            ConnectionError::FrameLength {
+                length: 1,
+                min: 17,
+                max: 64,
+            }
+            .to_string(),
+            "a frame claims 1 byte; 17 to 64 are allowed",
+        ),
+        (
+            "a".parse::<Key>().unwrap_err().to_string(),
+            "a key is 64 hexadecimal digits; this text has 1 character",
+        ),
+        (
+            storage_full.to_string(),
+            "the receive buffer has 0 bytes and needs 1 at once",
+        ),
+        (no_room.to_string(), "there is no room for a message of 1 byte in parts"),
+    ];
+    for (text, expected) in texts {
+        assert_eq!(text, expected);
+    }
 }

@@ -116,8 +116,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         let drawn = replace(file, picture::draw(&measured).as_bytes());
         drawn.map_err(|error| unwritable(path, &error))?;
     }
-    let told = if args.json { measured.json() } else { measured.table() };
-    output::put(told.as_bytes())?;
+    let report = if args.json { measured.json() } else { measured.table() };
+    output::put(report.as_bytes())?;
     if measured.counts.failed() > 0 {
         return Err(Failure::Reported(Code::Failed));
     }

@@ -5,7 +5,7 @@ use core::fmt::Write as _;
 use core::time::Duration;
 
 use super::load::Counts;
-use super::report::{Measured, QUANTILES, grouped};
+use super::report::{Measured, QUANTILES, grouped, requests};
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 480.0;
@@ -86,7 +86,7 @@ pub(super) fn draw(measured: &Measured) -> String {
         address = escaped(&measured.address),
     );
     let rate = grouped(measured.per_second(counts.answered));
-    let title = format!("{} requests, {rate} per second", grouped(super::real(counts.answered)));
+    let title = format!("{}, {rate} per second", requests(counts.answered));
     text(&mut svg, 24.0, 36.0, "title", &title);
     let about = format!(
         "{}, {:.1} s, {}",

@@ -43,7 +43,7 @@ impl Measured {
         let connections = counted(u64::from(*connections), "connection");
         let load = match rate {
             None => format!("{in_flight} in flight on each"),
-            Some(rate) => format!("{} requests due each second", grouped(f64::from(*rate))),
+            Some(rate) => format!("{} due each second", requests((*rate).into())),
         };
         format!("{connections}, {load}, {size}-byte messages, {wire} wire")
     }
@@ -64,10 +64,10 @@ impl Measured {
             return Vec::new();
         }
         let mean = Duration::try_from_secs_f64(latencies.mean() / 1e9).unwrap_or_default();
-        let mut told = vec![("min", Duration::from_nanos(latencies.min())), ("mean", mean)];
-        told.extend(QUANTILES.map(|(name, quantile)| (name, self.counts.quantile(quantile))));
-        told.push(("max", self.counts.quantile(1.0)));
-        told
+        let mut all = vec![("min", Duration::from_nanos(latencies.min())), ("mean", mean)];
+        all.extend(QUANTILES.map(|(name, quantile)| (name, self.counts.quantile(quantile))));
+        all.push(("max", self.counts.quantile(1.0)));
+        all
     }
 
     pub(super) fn table(&self) -> String {
@@ -123,7 +123,7 @@ impl Measured {
                 unprocessed += count;
             }
         }
-        let told = json!({
+        let report = json!({
             "address": self.address,
             "wire": self.wire,
             "connections": self.connections,
@@ -145,8 +145,14 @@ impl Measured {
             "received_mb_per_second": self.per_second(counts.received) / 1e6,
             "latency_ms": latencies,
         });
-        format!("{told:#}\n")
+        format!("{report:#}\n")
     }
+}
+
+/// A count of requests, its digits in groups of three.
+pub(super) fn requests(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} request{plural}", grouped(real(count)))
 }
 
 /// A count without its fraction, its digits in groups of three.
@@ -176,6 +182,18 @@ mod tests {
             (1_234_567.8, "1,234,568"),
         ] {
             assert_eq!(grouped(count), text);
+        }
+    }
+
+    #[test]
+    fn one_request_is_singular() {
+        for (count, text) in [
+            (0, "0 requests"),
+            (1, "1 request"),
+            (2, "2 requests"),
+            (1000, "1,000 requests"),
+        ] {
+            assert_eq!(requests(count), text);
         }
     }
 
