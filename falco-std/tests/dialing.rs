@@ -159,26 +159,26 @@ fn pass_on(client: TcpStream, server: SocketAddr) -> [TcpStream; 2] {
 /// it.
 struct Proxy {
     address: SocketAddr,
-    away: Arc<AtomicBool>,
-    turned_away: Arc<AtomicUsize>,
+    leaves: Arc<AtomicBool>,
+    refused: Arc<AtomicUsize>,
     streams: Arc<std::sync::Mutex<Vec<TcpStream>>>,
 }
 
 impl Proxy {
-    fn before(server: SocketAddr, away: bool) -> Self {
+    fn before(server: SocketAddr, leaves: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let proxy = Self {
             address: listener.local_addr().expect("it is bound"),
-            away: Arc::new(AtomicBool::new(away)),
-            turned_away: Arc::default(),
+            leaves: Arc::new(AtomicBool::new(leaves)),
+            refused: Arc::default(),
             streams: Arc::default(),
         };
-        let (away, turned_away) = (Arc::clone(&proxy.away), Arc::clone(&proxy.turned_away));
+        let (leaves, refused) = (Arc::clone(&proxy.leaves), Arc::clone(&proxy.refused));
         let streams = Arc::clone(&proxy.streams);
         thread::spawn(move || {
             while let Ok((mut client, _)) = listener.accept() {
-                if away.load(Ordering::SeqCst) {
-                    turned_away.fetch_add(1, Ordering::SeqCst);
+                if leaves.load(Ordering::SeqCst) {
+                    refused.fetch_add(1, Ordering::SeqCst);
                     // With unread bytes the end would be a reset.
                     let _ = client.shutdown(Shutdown::Write);
                     let _ = client.set_read_timeout(Some(millis(100)));
@@ -194,7 +194,7 @@ impl Proxy {
 
     /// Ends all connections, and from now on each new one.
     fn leave(&self) {
-        self.away.store(true, Ordering::SeqCst);
+        self.leaves.store(true, Ordering::SeqCst);
         for stream in self.streams.lock().expect("it does not panic").drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -214,8 +214,8 @@ fn a_refused_connection_is_retried_if_the_client_was_admitted_before() {
         while gone().fate() != Fate::NotProcessed {}
         let waiting = Arc::clone(&client);
         let waiting = thread::spawn(move || at_once(10, move || waiting.request("hello")));
-        let before = proxy.turned_away.load(Ordering::SeqCst);
-        while proxy.turned_away.load(Ordering::SeqCst) < before + 3 {
+        let before = proxy.refused.load(Ordering::SeqCst);
+        while proxy.refused.load(Ordering::SeqCst) < before + 3 {
             thread::sleep(millis(5));
         }
         assert!(!waiting.is_finished(), "they wait");
@@ -227,7 +227,7 @@ fn a_refused_connection_is_retried_if_the_client_was_admitted_before() {
             matches!(error, Error::Connection { end: own, fate: other } if *own == end && *other == fate)
         };
         assert!(refused(&error), "{error:?}");
-        proxy.away.store(false, Ordering::SeqCst);
+        proxy.leaves.store(false, Ordering::SeqCst);
         for (answer, _) in waiting.join().expect("it does not panic") {
             assert_eq!(answer.expect("the proxy is back"), b"hello");
         }
@@ -235,10 +235,10 @@ fn a_refused_connection_is_retried_if_the_client_was_admitted_before() {
         // A client that was never admitted fails at once.
         proxy.leave();
         let start = Instant::now();
-        let error = builder().connect(proxy.address).expect_err("it is turned away");
+        let error = builder().connect(proxy.address).expect_err("it is refused");
         assert!(refused(&error), "{error:?}");
         let lazy = builder().connect_lazy(proxy.address).expect("it connects later");
-        for (error, _) in at_once(4, move || lazy.request("hello").expect_err("it is turned away")) {
+        for (error, _) in at_once(4, move || lazy.request("hello").expect_err("it is refused")) {
             assert!(refused(&error), "{error:?}");
         }
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());

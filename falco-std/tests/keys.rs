@@ -15,7 +15,7 @@ use common::{Running, bounded, echo, key, millis, other_key};
 use falco_std::{Client, ConnectionError, Error, Fate, Key, Request, Server, Settings, SetupError};
 
 fn refused(result: Result<Client, Error>) {
-    let error = result.expect_err("it is turned away");
+    let error = result.expect_err("it is refused");
     assert!(
         matches!(
             error,

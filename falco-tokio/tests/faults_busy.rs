@@ -41,7 +41,7 @@ async fn an_upload_without_a_pause_lasts_longer_than_a_lifetime() {
     server.stop().await;
 }
 
-/// A request that the server turns away unprocessed goes again at once.
+/// A request that the server refuses as not processed is sent again at once.
 #[tokio::test]
 async fn a_request_that_is_refused_unprocessed_is_sent_again_at_once() {
     let refused = Arc::new(AtomicBool::new(false));

@@ -5,7 +5,7 @@ use std::io::{self, Error, ErrorKind};
 use std::process::{self, ExitCode};
 use std::thread;
 
-/// Exit code of a client that the server turned away.
+/// Exit code of a client that the server refused.
 const REFUSED: u8 = 3;
 
 /// `serve ADDRESS KEY` or `call ADDRESS KEY STEP...`, the key in hexadecimal digits.

@@ -133,7 +133,7 @@ fn their_client_and_our_tool(kind: Kind, sizes: &[usize]) {
     assert_eq!(told(lines), [report("answer", b"done\n")]);
 }
 
-/// `falco send` is turned away with a wrong key, and then answered.
+/// `falco send` is refused with a wrong key, and then answered.
 fn our_tool_and_their_server(kind: Kind, sizes: &[usize]) {
     let (mut peer, address) = Peer::serve(kind, KEY, QUIET);
     let refused = tool::send(address, WRONG_KEY, b"x");

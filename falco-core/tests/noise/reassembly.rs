@@ -75,9 +75,9 @@ fn a_message_that_does_not_fit_leaves_nothing_behind() {
 
 /// A vector that records its size.
 #[derive(Default)]
-struct NoiseEvent(Vec<u8>, Rc<Cell<usize>>);
+struct RecordingVec(Vec<u8>, Rc<Cell<usize>>);
 
-impl Storage for NoiseEvent {
+impl Storage for RecordingVec {
     fn bytes(&mut self) -> &mut [u8] {
         self.0.bytes()
     }
@@ -97,7 +97,7 @@ impl Storage for NoiseEvent {
 fn memory_grows_with_what_has_arrived_and_not_with_an_announced_total() {
     let id = ids(1)[0];
     let taken = Rc::new(Cell::new(0));
-    let mut parts = Reassembly::new([Partial::new(NoiseEvent(Vec::new(), Rc::clone(&taken)))]);
+    let mut parts = Reassembly::new([Partial::new(RecordingVec(Vec::new(), Rc::clone(&taken)))]);
     parts.begin(id, u32::MAX, b"").unwrap();
     assert_eq!(taken.get(), 0);
     let mut came = 0;

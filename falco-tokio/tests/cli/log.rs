@@ -155,7 +155,7 @@ fn a_peer_in_the_log_is_an_address() {
     let server = Served::start(&["-v", "--max-connections", "1", "--exec", "sh", "-c", &script]);
     let first = Run::start(keyed(&["send", &server.address, "x"]));
     line_of(&scratch.path("runs"));
-    server.send("turned away").failed_with(3);
+    server.send("refused").failed_with(3);
     first.signal(Signal::TERM);
     assert_eq!(first.end().code, None);
     // The server must know before it drains that the client is gone: a drain waits for the answers
