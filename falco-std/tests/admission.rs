@@ -239,7 +239,7 @@ fn clients_over_the_limit_of_their_key_that_do_not_go_leave_their_places_to_othe
         let other = client(other_key(), server.address);
         assert_eq!(other.request("another key").expect("an answer"), b"another key");
         let stats = server.handle.stats();
-        assert_eq!((stats.turned_away, stats.connections), (0, 3), "{stats:?}");
+        assert_eq!((stats.rejected, stats.connections), (0, 3), "{stats:?}");
         drop(stubborn);
         server.stop();
     });
@@ -347,7 +347,7 @@ fn handlers_that_run_on_keep_the_place_and_the_bytes_of_their_connection() {
         Client::builder(key())
             .connect(server.address)
             .expect_err("both places are taken");
-        assert_eq!(server.handle.stats().turned_away, 1);
+        assert_eq!(server.handle.stats().rejected, 1);
 
         release.store(1, Ordering::SeqCst);
         until(|| running.load(Ordering::SeqCst) == 0);

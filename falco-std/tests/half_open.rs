@@ -121,7 +121,7 @@ fn a_flood_drops_connections_without_a_hello_and_at_once() {
                 report.stats.accepted,
                 report.stats.established,
                 report.stats.half_open_dropped,
-                report.stats.turned_away
+                report.stats.rejected
             ),
             (24, 2, 16, 0)
         );

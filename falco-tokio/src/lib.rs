@@ -77,7 +77,7 @@
 //! | name | kind | labels |
 //! |---|---|---|
 //! | `falco_server_connections`, `falco_server_half_open_connections` | gauge | |
-//! | `falco_server_accepted_total`, `falco_server_turned_away_total` | counter | |
+//! | `falco_server_accepted_total`, `falco_server_rejected_total` | counter | |
 //! | `falco_server_half_open_dropped_total`, `falco_server_accept_errors_total` | counter | |
 //! | `falco_server_established_total`, `falco_server_over_key_limit_total` | counter | |
 //! | `falco_server_revoked_total` | counter | |

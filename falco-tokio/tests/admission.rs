@@ -150,7 +150,7 @@ async fn clients_over_the_limit_of_their_key_that_do_not_go_leave_their_places_t
     let other = Client::builder(key(2)).connect(server.address).await.unwrap();
     assert_eq!(other.request("another key").await.unwrap(), "another key");
     let stats = server.handle.stats();
-    assert_eq!((stats.turned_away, stats.connections), (0, 3), "{stats:?}");
+    assert_eq!((stats.rejected, stats.connections), (0, 3), "{stats:?}");
     drop(stubborn);
     server.stop().await;
 }
@@ -196,7 +196,7 @@ async fn connections_that_are_closed_at_once_do_not_fill_the_log() {
         let mut stranger = TcpStream::connect(server.address).await.unwrap();
         assert_eq!(stranger.read(&mut [0]).await.unwrap_or(0), 0);
     }
-    assert_eq!(server.handle.stats().turned_away, 200);
+    assert_eq!(server.handle.stats().rejected, 200);
     let text = log.text();
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.contains("there is no place"), "{text}");

@@ -284,7 +284,7 @@ async fn handlers_that_run_on_keep_the_place_and_the_bytes_of_their_connection()
     let fourth = Client::builder(key(1)).connect(server.address).await;
     // A refused handshake, or a reset.
     fourth.unwrap_err();
-    assert_eq!(server.handle.stats().turned_away, 1);
+    assert_eq!(server.handle.stats().rejected, 1);
     assert_eq!(running.load(Ordering::SeqCst), 33);
 
     release.add_permits(Semaphore::MAX_PERMITS);

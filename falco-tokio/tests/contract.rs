@@ -162,7 +162,7 @@ async fn both_sides_count_what_they_did() {
     assert_eq!((stats.requests, stats.answers, stats.errors), (3, 2, 1));
     let stats = server.handle.stats();
     assert_eq!((stats.connections, stats.half_open), (1, 0));
-    assert_eq!((stats.accepted, stats.established, stats.turned_away), (1, 1, 0));
+    assert_eq!((stats.accepted, stats.established, stats.rejected), (1, 1, 0));
     assert_eq!(
         (stats.requests, stats.answers, stats.refusals, stats.failed),
         (2, 2, 0, 0)

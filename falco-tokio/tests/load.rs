@@ -56,7 +56,7 @@ fn server() {
             continue;
         }
         let stats = running.handle.stats();
-        say(format!("{} {} {}", stats.connections, stats.answers, stats.turned_away));
+        say(format!("{} {} {}", stats.connections, stats.answers, stats.rejected));
     }
 }
 

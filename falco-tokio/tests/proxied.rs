@@ -155,7 +155,7 @@ async fn limits_count_by_the_address_of_the_client() {
     }
     let stats = server.handle.stats();
     assert!(
-        stats.half_open <= 2 && stats.half_open_dropped + stats.turned_away >= 4,
+        stats.half_open <= 2 && stats.half_open_dropped + stats.rejected >= 4,
         "{stats:?}"
     );
     // Another client of the same proxy is not affected.

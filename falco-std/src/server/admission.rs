@@ -155,7 +155,7 @@ impl Admission {
         }
         let number = state.next;
         let Some(selected) = state.admitted.admit(number, source, self.clock.now()) else {
-            self.counters.turned_away.add(1);
+            self.counters.rejected.add(1);
             return None;
         };
         let permit = self.permit(&mut state, conn, Some(socket));

@@ -170,7 +170,7 @@ impl State {
     pub(super) fn push_open(&mut self, now: Instant, id: RequestId, body: &[u8]) -> bool {
         let key = self.mux.connection().key_id();
         let Some(place) = self.open_places.as_ref().and_then(|places| places.take(key)) else {
-            self.mux.turn_away(id);
+            self.mux.refuse_open(id);
             return false;
         };
         let Some(halves) = self.mux.begin_handler(id) else {
@@ -243,7 +243,7 @@ impl State {
             if let Some(id) = self.queue.pop_first() {
                 self.pending.remove(&id);
                 self.opens.remove(id);
-                self.mux.turn_away(id);
+                self.mux.refuse_open(id);
                 refused += self.mux.take_busy();
             }
         }

@@ -8,7 +8,7 @@ use crate::stats::Counter;
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) accepted: Counter,
-    pub(super) turned_away: Counter,
+    pub(super) rejected: Counter,
     pub(super) half_open_dropped: Counter,
     pub(super) established: Counter,
     pub(super) unauthenticated: Counter,
@@ -41,7 +41,7 @@ pub struct ServerStats {
     pub accepted: u64,
     /// Sockets that were closed at once, because the limit of connections or the limit of one
     /// source was reached.
-    pub turned_away: u64,
+    pub rejected: u64,
     /// Half-open connections that were dropped, to free places or because the system lacked file
     /// descriptors or memory.
     pub half_open_dropped: u64,
@@ -114,7 +114,7 @@ impl Counters {
             max_connections: gauge(limits.max_connections),
             max_half_open: gauge(limits.max_half_open),
             accepted: self.accepted.get(),
-            turned_away: self.turned_away.get(),
+            rejected: self.rejected.get(),
             half_open_dropped: self.half_open_dropped.get(),
             established: self.established.get(),
             unauthenticated: self.unauthenticated.get(),

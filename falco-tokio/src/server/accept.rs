@@ -222,7 +222,7 @@ fn admit<H: Handler>(
             Ok(Some(connection(socket, machine, control, place, handlers)))
         }
         Admitted::Full => {
-            service.counters.turned_away.add(1);
+            service.counters.rejected.add(1);
             if let Some(left_out) = service.warnings.no_place.due() {
                 warn!(
                     peer = peer.map(tracing::field::display),

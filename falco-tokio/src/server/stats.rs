@@ -9,7 +9,7 @@ use crate::stats::Counter;
 #[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) accepted: Counter,
-    pub(crate) turned_away: Counter,
+    pub(crate) rejected: Counter,
     pub(crate) half_open_dropped: Counter,
     pub(crate) established: Counter,
     pub(crate) unauthenticated: Counter,
@@ -98,7 +98,7 @@ pub struct ServerStats {
     pub accepted: u64,
     /// Sockets that were closed at once, because the limit on connections was reached, or their
     /// source had too many half-open connections.
-    pub turned_away: u64,
+    pub rejected: u64,
     /// Half-open connections that were dropped, to free places or because the system lacked file
     /// descriptors or memory.
     pub half_open_dropped: u64,
@@ -146,8 +146,8 @@ impl Counters {
         };
         Self {
             accepted: counter("falco_server_accepted_total", "Sockets that were accepted"),
-            turned_away: counter(
-                "falco_server_turned_away_total",
+            rejected: counter(
+                "falco_server_rejected_total",
                 "Sockets that were closed at once for lack of a place",
             ),
             half_open_dropped: counter(
@@ -190,7 +190,7 @@ impl Counters {
             max_connections: gauge(limits.max_connections),
             max_half_open: gauge(limits.max_half_open),
             accepted: self.accepted.get(),
-            turned_away: self.turned_away.get(),
+            rejected: self.rejected.get(),
             half_open_dropped: self.half_open_dropped.get(),
             established: self.established.get(),
             unauthenticated: self.unauthenticated.get(),

@@ -20,7 +20,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let most = 2 * usize::from(self.max_open);
         let handlers = &mut self.streams().handlers;
         if handlers.len() >= most {
-            self.turn_away(id);
+            self.refuse_open(id);
             return None;
         }
         handlers.insert(id.key());

@@ -184,7 +184,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Refuses an open request as busy that no handler has received: the caller has no room for the
     /// handler. Only if no [credit](Self::credit) was given for it and no answer has begun.
-    pub fn turn_away(&mut self, id: RequestId) {
+    pub fn refuse_open(&mut self, id: RequestId) {
         self.end_handler(id);
         if let Some(streams) = &mut self.streams {
             streams.open.remove(&id.key());
