@@ -396,3 +396,60 @@ async fn an_answer_after_the_end_of_its_connection_is_dropped_though_others_run_
     // The shutdown does not wait for the handler that runs on.
     server.stop().await;
 }
+
+/// Otherwise a client could have each of its frames wake a thousand tasks.
+#[tokio::test]
+async fn a_cancel_wakes_the_handler_of_its_request_and_no_other() {
+    const WAITING: usize = 100;
+    const CANCELLED: usize = 10;
+    let polls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&polls);
+    let builder = Server::builder(key(1)).on_cancel(OnCancel::Signal);
+    let server = Running::start(builder, move |request: Request| {
+        let polls = Arc::clone(&counted);
+        async move {
+            let mut cancelled = pin!(request.cancelled());
+            poll_fn(|cx| {
+                polls.fetch_add(1, Ordering::Relaxed);
+                cancelled.as_mut().poll(cx)
+            })
+            .await;
+            Ok("nobody waits for this")
+        }
+    })
+    .await;
+    let client = server.client().await;
+    let mut asking: Vec<_> = (0..WAITING)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.request("until it is cancelled").await })
+        })
+        .collect();
+    let count = |expected: usize, found: u64| usize::try_from(found).unwrap() == expected;
+    while !count(WAITING, server.handle.stats().requests) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let before = polls.load(Ordering::Relaxed);
+    for asking in asking.drain(..CANCELLED) {
+        asking.abort();
+    }
+    let ended = || {
+        let stats = server.handle.stats();
+        stats.cancelled + stats.answers
+    };
+    while !count(CANCELLED, ended()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(polls.load(Ordering::Relaxed) - before, CANCELLED);
+    // The end of the connection wakes all.
+    assert!(server.handle.revoke_key(key(1).id()));
+    while polls.load(Ordering::Relaxed) - before < WAITING {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for asking in asking {
+        asking.await.unwrap().unwrap_err();
+    }
+    server.stop().await;
+}

@@ -3,7 +3,7 @@
 
 use core::net::SocketAddr;
 use core::task::{Context, Waker};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -67,9 +67,11 @@ struct Busy {
     streams: Vec<RequestId>,
     /// Requests that were cancelled and whose handlers still run.
     cancelled: HashSet<RequestId>,
-    /// Notified when a request is cancelled, or the connection drains or ends. Created when
-    /// something waits for that.
-    changed: Option<Arc<Notify>>,
+    /// Notified when a request is cancelled or the connection ends. A request is here while
+    /// something waits for that, so that a client which cancels it wakes nobody else.
+    waiting: HashMap<RequestId, Arc<Notify>>,
+    /// Notified when the connection drains or ends. Created when something waits for that.
+    closing: Option<Arc<Notify>>,
 }
 
 /// What was signalled since the task last took it.
@@ -213,8 +215,12 @@ impl Control {
     /// The client has cancelled a request.
     pub(crate) fn cancel(&self, id: RequestId) {
         let mut state = self.lock();
-        state.busy().cancelled.insert(id);
-        state.notify_changed();
+        let busy = state.busy();
+        busy.cancelled.insert(id);
+        // Under the lock, so that a task which has checked before is notified.
+        if let Some(waiting) = busy.waiting.get(&id) {
+            waiting.notify_waiters();
+        }
     }
 
     /// The handler of a request has ended. Returns whether the request was cancelled.
@@ -228,7 +234,10 @@ impl Control {
     pub(crate) fn cancel_all(&self) {
         let mut state = self.lock();
         state.ended = true;
-        state.notify_changed();
+        state.notify_closing();
+        for waiting in state.busy.iter().flat_map(|busy| busy.waiting.values()) {
+            waiting.notify_waiters();
+        }
     }
 
     pub(crate) fn is_cancelled(&self, id: RequestId) -> bool {
@@ -236,14 +245,31 @@ impl Control {
     }
 
     pub(crate) async fn cancelled(&self, id: RequestId) {
-        self.until(|state| state.is_cancelled(id)).await;
+        let waiting = {
+            let mut state = self.lock();
+            if state.is_cancelled(id) {
+                return;
+            }
+            Waiting {
+                control: self,
+                id,
+                notify: Arc::clone(state.busy().waiting.entry(id).or_default()),
+            }
+        };
+        loop {
+            let notified = waiting.notify.notified();
+            if self.is_cancelled(id) {
+                return;
+            }
+            notified.await;
+        }
     }
 
     /// The connection drains.
     pub(crate) fn set_closing(&self) {
         let mut state = self.lock();
         state.closing = true;
-        state.notify_changed();
+        state.notify_closing();
     }
 
     /// Whether the connection drains or has ended.
@@ -252,22 +278,16 @@ impl Control {
     }
 
     pub(crate) async fn closing(&self) {
-        self.until(State::is_closing).await;
-    }
-
-    /// Waits until `holds` returns true. [`State::notify_changed`] wakes it when that may have
-    /// changed.
-    async fn until(&self, holds: impl Fn(&State) -> bool) {
         loop {
             let changed = {
                 let mut state = self.lock();
-                if holds(&state) {
+                if state.is_closing() {
                     return;
                 }
-                Arc::clone(state.busy().changed.get_or_insert_default())
+                Arc::clone(state.busy().closing.get_or_insert_default())
             };
             let notified = changed.notified();
-            if holds(&self.lock()) {
+            if self.is_closing() {
                 return;
             }
             notified.await;
@@ -278,10 +298,8 @@ impl Control {
     pub(crate) fn shrink(&self) {
         let mut state = self.lock();
         let is_idle = |busy: &Busy| {
-            let waited_for = busy
-                .changed
-                .as_ref()
-                .is_some_and(|changed| Arc::strong_count(changed) > 1);
+            let closing = busy.closing.as_ref();
+            let waited_for = closing.is_some_and(|closing| Arc::strong_count(closing) > 1) || !busy.waiting.is_empty();
             busy.finished.is_empty() && busy.streams.is_empty() && busy.cancelled.is_empty() && !waited_for
         };
         if state.busy.as_deref().is_some_and(is_idle) {
@@ -304,9 +322,28 @@ impl State {
     }
 
     /// Call it under the lock, so that a task which has checked before is notified.
-    fn notify_changed(&self) {
-        if let Some(changed) = self.busy.as_ref().and_then(|busy| busy.changed.as_ref()) {
-            changed.notify_waiters();
+    fn notify_closing(&self) {
+        if let Some(closing) = self.busy.as_ref().and_then(|busy| busy.closing.as_ref()) {
+            closing.notify_waiters();
+        }
+    }
+}
+
+/// Something that waits until a request is cancelled.
+struct Waiting<'c> {
+    control: &'c Control,
+    id: RequestId,
+    notify: Arc<Notify>,
+}
+
+impl Drop for Waiting<'_> {
+    /// The last one takes the request out.
+    fn drop(&mut self) {
+        let mut state = self.control.lock();
+        if let Some(busy) = &mut state.busy
+            && Arc::strong_count(&self.notify) == 2
+        {
+            busy.waiting.remove(&self.id);
         }
     }
 }
