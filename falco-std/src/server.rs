@@ -157,6 +157,20 @@ impl Server {
         self.run(&Handlers::with_streams(handler, streams))
     }
 
+    /// Like [`serve_streams`](Self::serve_streams), with one handler for all requests: that of
+    /// [`Client::request`](crate::Client::request), too, may be answered piece by piece. Its body
+    /// is complete from the beginning, and the client collects the answer up to its largest
+    /// message. All of them take workers as open requests do.
+    ///
+    /// # Errors
+    /// Those of [`serve`](Self::serve).
+    pub fn serve_all_streams<S>(self, streams: S) -> Result<Report, Error>
+    where
+        S: Fn(StreamRequest) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        self.run(&Handlers::all(streams))
+    }
+
     #[expect(clippy::unnecessary_wraps, reason = "that is what `serve` returns")]
     fn run<H>(self, handlers: &Arc<Handlers<H>>) -> Result<Report, Error>
     where

@@ -367,6 +367,51 @@ fn a_client_without_a_window_gets_the_answer_as_a_whole() {
 }
 
 #[test]
+fn a_whole_request_may_be_answered_piece_by_piece() {
+    bounded(|| {
+        let server = server().bind("127.0.0.1:0").unwrap();
+        let (address, handle) = (server.local_addr().unwrap(), server.handle());
+        let streams = |request: StreamRequest| {
+            let StreamRequest { body, mut answer, .. } = request;
+            let count: usize = str::from_utf8(&body.collect(1 << 10)?)?.parse()?;
+            for _ in 0..count {
+                answer.send(vec![7; 10_000])?;
+            }
+            // Otherwise the answer is cut off.
+            if count.is_multiple_of(2) {
+                answer.finish()?;
+            }
+            Ok(())
+        };
+        let serving = thread::spawn(move || server.serve_all_streams(streams).unwrap());
+        for window in [16 << 10, 0] {
+            let builder = Client::builder(key()).stream_window(window).max_message(400_000);
+            let client = builder.connect(address).unwrap();
+            for count in [0, 2, 40] {
+                let answer = client.request(count.to_string()).unwrap();
+                assert_eq!(answer, vec![7; count * 10_000]);
+            }
+            let mut call = client.open("4").unwrap();
+            call.finish().unwrap();
+            assert_eq!(call.collect(1 << 20).unwrap().len(), 40_000);
+            // Over the largest message, and without its end.
+            for (count, refusal) in [(42, Refusal::AnswerTooLarge), (3, Refusal::Failed)] {
+                let error = client.request(count.to_string()).unwrap_err();
+                assert!(
+                    matches!(error, Error::Request(RequestError::Refused(told)) if told == refusal),
+                    "{window} {count}: {error:?}"
+                );
+            }
+            assert_eq!(client.request("2").unwrap().len(), 20_000);
+            client.close();
+        }
+        handle.shutdown();
+        let report = serving.join().unwrap();
+        assert_eq!((report.cut_requests, report.stats.requests), (0, 14));
+    });
+}
+
+#[test]
 fn two_hundred_streams_share_a_connection_and_one_more_waits_for_a_place() {
     bounded(|| {
         let builder = server().streams(16 << 10, 200).workers(802);

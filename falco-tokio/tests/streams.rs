@@ -344,6 +344,50 @@ async fn a_client_without_a_window_gets_the_answer_as_a_whole() {
 }
 
 #[tokio::test]
+async fn a_whole_request_may_be_answered_piece_by_piece() {
+    let server = server().bind("127.0.0.1:0").await.unwrap();
+    let (address, handle) = (server.local_addr().unwrap(), server.handle());
+    let streams = |request: StreamRequest| async move {
+        let StreamRequest { body, mut answer, .. } = request;
+        let text = body.collect(1 << 10).await?;
+        let count: usize = str::from_utf8(&text)?.parse()?;
+        for _ in 0..count {
+            answer.send(vec![7; 10_000]).await?;
+        }
+        // Otherwise the answer is cut off.
+        if count.is_multiple_of(2) {
+            answer.finish()?;
+        }
+        Ok(())
+    };
+    let serving = tokio::spawn(server.serve_all_streams(streams));
+    for window in [16 << 10, 0] {
+        let builder = Client::builder(key(1)).stream_window(window).max_message(400_000);
+        let client = builder.connect(address).await.unwrap();
+        for count in [0, 2, 40] {
+            let answer = soon(client.request(count.to_string())).await.unwrap();
+            assert_eq!(answer, vec![7; count * 10_000]);
+        }
+        let mut call = client.open("4").await.unwrap();
+        call.finish().unwrap();
+        assert_eq!(soon(call.collect(1 << 20)).await.unwrap().len(), 40_000);
+        // Over the largest message, and without its end.
+        for (count, refusal) in [(42, Refusal::AnswerTooLarge), (3, Refusal::Failed)] {
+            let error = soon(client.request(count.to_string())).await.unwrap_err();
+            assert!(
+                matches!(error, Error::Request(RequestError::Refused(told)) if told == refusal),
+                "{window} {count}: {error:?}"
+            );
+        }
+        assert_eq!(soon(client.request("2")).await.unwrap().len(), 20_000);
+        client.close().await;
+    }
+    handle.shutdown_within(Duration::from_secs(5));
+    let report = serving.await.unwrap().unwrap();
+    assert_eq!((report.cut_requests, report.stats.requests), (0, 14));
+}
+
+#[tokio::test]
 async fn a_future_that_is_dropped_loses_nothing() {
     let server = Streaming::start(server(), echo).await;
     let client = server.client().await;

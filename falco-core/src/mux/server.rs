@@ -77,6 +77,9 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     /// How many of them are held at once.
     #[cfg(feature = "streams")]
     max_open: u16,
+    /// How many requests are in flight at once.
+    #[cfg(feature = "streams")]
+    max_in_flight: u16,
     #[cfg(feature = "streams")]
     streams: Option<alloc::boxed::Box<streams::Streams<B>>>,
 }
@@ -118,6 +121,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             takes_streams: false,
             #[cfg(feature = "streams")]
             max_open: settings.max_open(),
+            #[cfg(feature = "streams")]
+            max_in_flight: settings.max_in_flight(),
             #[cfg(feature = "streams")]
             streams: None,
         }

@@ -134,6 +134,45 @@ fn twice_as_many_handlers_run_as_requests_may_be_open() {
     assert!(Pipe::handler(&mut duo, 19).is_some());
 }
 
+/// Places of these handlers are not those of open requests.
+#[test]
+fn a_handler_of_a_whole_request_may_answer_in_pieces_and_twice_as_many_run_as_are_in_flight() {
+    let server = settings().with_max_in_flight(4).unwrap();
+    let mut duo = Duo::new(&settings().with_max_message(100_000), &server);
+    let mut running = Vec::new();
+    for ticket in 1..=8 {
+        duo.request(ticket, b"whole");
+        duo.settle();
+        let mut pipe = Pipe::new(duo.server.begin_whole(duo.id(ticket)).unwrap());
+        assert!(pipe.halves.arrived(5));
+        pipe.halves.end_input();
+        assert!(!pipe.halves.take(5), "no credit is due");
+        // More than the window: the client gives credit as it collects.
+        for _ in 0..10 {
+            pipe.send(vec![7; 10_000]);
+            pipe.serve(&mut duo, ticket);
+            assert_eq!(duo.settle().1, []);
+        }
+        pipe.halves.finish().unwrap();
+        pipe.serve(&mut duo, ticket);
+        assert_eq!(duo.settle().1, [Event::Whole(ticket, vec![7; 100_000])]);
+        // The handler runs on after its answer.
+        running.push(pipe);
+    }
+    duo.request(9, b"whole");
+    duo.settle();
+    assert!(duo.server.begin_whole::<Why>(duo.id(9)).is_none());
+    assert_eq!(duo.settle().1, [Event::CallRefused(9, Refusal::Busy, false)]);
+    assert_eq!(duo.server.take_busy(), 1);
+    duo.open(10);
+    duo.settle();
+    assert!(Pipe::handler(&mut duo, 10).is_some(), "an open one has its own places");
+    assert_eq!(running[0].handled(&mut duo, Ok(())), Ok(true));
+    duo.request(11, b"whole");
+    duo.settle();
+    assert!(duo.server.begin_whole::<Why>(duo.id(11)).is_some());
+}
+
 #[test]
 fn a_reader_gives_credit_for_a_quarter_of_the_window_at_a_time() {
     let (mut duo, mut pipe) = handling();

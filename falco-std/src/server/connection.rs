@@ -88,7 +88,10 @@ where
     });
     let (pool, source) = (Arc::clone(&service.pool), Arc::clone(&requests));
     let submit = move || pool.submit(Arc::clone(&source));
-    conn.lock().state.set_submit(Arc::new(submit));
+    let mut locked = conn.lock();
+    locked.state.set_submit(Arc::new(submit));
+    locked.state.all_stream = handlers.all_stream();
+    drop(locked);
     let mut reader = Reader {
         conn,
         line: Line::new(stream, service.clock, longest_wait),

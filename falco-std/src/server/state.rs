@@ -26,6 +26,8 @@ use crate::shared::{Output, Shared, seal_into};
 
 pub(super) type Conn = Shared<State>;
 
+pub(super) type Mux = ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>;
+
 /// What a handler is called with.
 pub(super) enum Work {
     /// The body of a request.
@@ -53,7 +55,7 @@ pub(super) struct Job {
 
 #[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub(super) struct State {
-    pub(super) mux: ServerMux<Arc<ServerKeys>, Vec<u8>, SharedBudget>,
+    pub(super) mux: Mux,
     pending: HashMap<RequestId, Pending>,
     /// Open requests. The answers of some are still sent, although their handlers have returned.
     pub(super) opens: Opens,
@@ -63,6 +65,8 @@ pub(super) struct State {
     queue_timeout: Duration,
     /// For the handlers of open requests, if the connection takes any.
     open_places: Option<OpenPlaces>,
+    /// Requests that were sent as a whole have handlers as open ones do.
+    pub(super) all_stream: bool,
     /// Workers take no request, because too many answers were queued.
     held_up: bool,
     /// When workers could last take requests again. The time before that does not count as waiting
@@ -105,6 +109,7 @@ impl State {
             opens: Opens::default(),
             queue: Queue::new(),
             queue_timeout,
+            all_stream: false,
             held_up: false,
             resumed: Instant::ZERO,
             submit: None,
@@ -161,24 +166,10 @@ impl State {
     /// the pool.
     #[must_use]
     pub(super) fn push(&mut self, now: Instant, id: RequestId, body: Vec<u8>) -> bool {
+        if self.all_stream {
+            return self.push_whole(now, id, &body);
+        }
         self.push_work(now, id, Work::Whole(body))
-    }
-
-    /// Adds an open request that begins with these bytes, as [`push`](Self::push) does, or refuses
-    /// it as busy if there is no place for its handler.
-    #[must_use]
-    pub(super) fn push_open(&mut self, now: Instant, id: RequestId, body: &[u8]) -> bool {
-        let key = self.mux.connection().key_id();
-        let Some(place) = self.open_places.as_ref().and_then(|places| places.take(key)) else {
-            self.mux.refuse_open(id);
-            return false;
-        };
-        let Some(halves) = self.mux.begin_handler(id) else {
-            return false;
-        };
-        let pipe = self.opens.add(id, Weak::clone(&self.own), halves);
-        pipe.arrive(body);
-        self.push_work(now, id, Work::Open(pipe, place))
     }
 
     fn push_work(&mut self, now: Instant, id: RequestId, work: Work) -> bool {

@@ -4,7 +4,7 @@ use core::fmt;
 use core::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use falco_core::KeyId;
+use falco_core::{KeyId, Refusal};
 
 use super::handler::{HandlerError, Request};
 use super::state::Conn;
@@ -12,6 +12,8 @@ use crate::open::{Pipe, RecvStream, SendStream};
 
 /// An open request: its body, which the handler reads, and the body of the answer, which it writes.
 /// [`Server::serve_streams`](crate::Server::serve_streams) passes it to a handler.
+/// [`Server::serve_all_streams`](crate::Server::serve_all_streams) also passes one that was sent as
+/// a whole, with a complete body.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StreamRequest {
@@ -82,12 +84,17 @@ type Streaming = dyn Fn(StreamRequest) -> Result<(), HandlerError> + Send + Sync
 pub(super) struct Handlers<H> {
     pub(super) handler: H,
     streams: Option<Box<Streaming>>,
+    /// The handler of open requests takes the others as well.
+    all_stream: bool,
 }
 
 impl<H> Handlers<H> {
     pub(super) fn new(handler: H) -> Arc<Self> {
-        let streams = None;
-        Arc::new(Self { handler, streams })
+        Arc::new(Self {
+            handler,
+            streams: None,
+            all_stream: false,
+        })
     }
 
     pub(super) fn with_streams<S>(handler: H, streams: S) -> Arc<Self>
@@ -97,11 +104,16 @@ impl<H> Handlers<H> {
         Arc::new(Self {
             handler,
             streams: Some(Box::new(streams)),
+            all_stream: false,
         })
     }
 
     pub(super) fn take_streams(&self) -> bool {
         self.streams.is_some()
+    }
+
+    pub(super) const fn all_stream(&self) -> bool {
+        self.all_stream
     }
 
     /// Runs the handler of an open request. The mux of a server without one refuses the request.
@@ -110,6 +122,23 @@ impl<H> Handlers<H> {
             Some(streams) => streams(request),
             None => Ok(()),
         }
+    }
+}
+
+/// In the place of a handler of whole requests. It is never called.
+type Nothing = fn(Request) -> Result<Vec<u8>, HandlerError>;
+
+impl Handlers<Nothing> {
+    /// One handler for requests of both kinds.
+    pub(super) fn all<S>(streams: S) -> Arc<Self>
+    where
+        S: Fn(StreamRequest) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        Arc::new(Self {
+            handler: |_| Err(Refusal::NotProcessed.into()),
+            streams: Some(Box::new(streams)),
+            all_stream: true,
+        })
     }
 }
 

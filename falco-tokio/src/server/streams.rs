@@ -1,7 +1,7 @@
 //! Open requests as their handlers receive them, and what a connection keeps of them.
 
 use core::fmt;
-use core::future::Future;
+use core::future::{Future, Ready, ready};
 use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -9,16 +9,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::mux::Halves;
-use falco_core::{KeyId, RequestId};
+use falco_core::{KeyId, Refusal, RequestId};
 
-use super::Service;
 use super::control::Control;
+use super::handler::Handler;
 use super::request::Request;
-use crate::error::HandlerError;
+use super::{Report, Server, Service};
+use crate::error::{Error, HandlerError};
 use crate::stream::{ConnectionHandle, Pipe, RecvStream, SendStream, Why};
 
 /// An open request: its body, which the handler reads, and the body of the answer, which it writes.
 /// [`Server::serve_streams`](crate::Server::serve_streams) passes it to a handler.
+/// [`Server::serve_all_streams`](crate::Server::serve_all_streams) also passes one that was sent as
+/// a whole, with a complete body.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StreamRequest {
@@ -118,6 +121,8 @@ pub(crate) struct Handlers<H> {
     pub(super) service: Arc<Service>,
     pub(super) handler: H,
     streams: Option<Box<dyn Fn(StreamRequest) -> Streaming + Send + Sync>>,
+    /// The handler of open requests takes the others as well.
+    all_stream: bool,
 }
 
 impl<H> Handlers<H> {
@@ -126,6 +131,7 @@ impl<H> Handlers<H> {
             service: Arc::clone(service),
             handler,
             streams: None,
+            all_stream: false,
         })
     }
 
@@ -139,6 +145,7 @@ impl<H> Handlers<H> {
             service: Arc::clone(service),
             handler,
             streams: Some(Box::new(streams)),
+            all_stream: false,
         })
     }
 
@@ -146,12 +153,61 @@ impl<H> Handlers<H> {
         self.streams.is_some()
     }
 
+    pub(super) fn all_stream(&self) -> bool {
+        self.all_stream
+    }
+
     /// Calls the handler of an open request. The mux of a server without one refuses the request.
     pub(super) fn open(&self, request: StreamRequest) -> StreamHandler {
         StreamHandler(match &self.streams {
             Some(streams) => streams(request),
-            None => Box::pin(core::future::ready(Ok(()))),
+            None => Box::pin(ready(Ok(()))),
         })
+    }
+}
+
+impl Handlers<Nothing> {
+    /// One handler for requests of both kinds.
+    pub(super) fn all<S, F>(service: &Arc<Service>, streams: S) -> Arc<Self>
+    where
+        S: Fn(StreamRequest) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        let streams = move |request| -> Streaming { Box::pin(streams(request)) };
+        Arc::new(Self {
+            service: Arc::clone(service),
+            handler: Nothing,
+            streams: Some(Box::new(streams)),
+            all_stream: true,
+        })
+    }
+}
+
+impl Server {
+    /// Like [`serve_streams`](Self::serve_streams), with one handler for all requests: that of
+    /// [`Client::request`](crate::Client::request) has a complete body, and the client collects the
+    /// answer up to its largest message.
+    ///
+    /// # Errors
+    /// Those of [`serve`](Self::serve).
+    pub async fn serve_all_streams<S, F>(self, streams: S) -> Result<Report, Error>
+    where
+        S: Fn(StreamRequest) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        let handlers = Handlers::all(&self.service, streams);
+        self.run(handlers).await
+    }
+}
+
+/// In the place of a handler of whole requests. It is never called.
+pub(super) struct Nothing;
+
+impl Handler for Nothing {
+    type Future = Ready<Result<Bytes, HandlerError>>;
+
+    fn handle(&self, _: Request) -> Self::Future {
+        ready(Err(Refusal::NotProcessed.into()))
     }
 }
 

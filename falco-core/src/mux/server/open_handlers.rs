@@ -27,6 +27,23 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Some(Halves::new(bytes(self.machine.window()), false))
     }
 
+    /// As [`begin_handler`](Self::begin_handler) for a request that has arrived as a whole, which
+    /// [`Request`](super::ServerStep::Request) has returned, and whose handler writes an open
+    /// answer. Pass the body to the halves as one that has arrived and ended. A client that wants a
+    /// whole answer collects it.
+    ///
+    /// `None` if twice as many of these handlers run as requests may be in flight.
+    pub fn begin_whole<E: Clone + From<StreamError>>(&mut self, id: RequestId) -> Option<Halves<E>> {
+        let most = 2 * usize::from(self.max_in_flight);
+        let handlers = &mut self.streams().whole_handlers;
+        if handlers.len() >= most {
+            self.refuse_open(id);
+            return None;
+        }
+        handlers.insert(id.key());
+        Some(Halves::new(bytes(self.machine.window()), false))
+    }
+
     /// Does what the halves of an open request want: gives credit for what its handler has taken,
     /// and accepts what it has sent, which `next` takes out. Call it when a half has something for
     /// the connection, and for what [`poll_writable`](Self::poll_writable) returns.
@@ -123,6 +140,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub(super) fn end_handler(&mut self, id: RequestId) {
         if let Some(streams) = &mut self.streams {
             streams.handlers.remove(&id.key());
+            streams.whole_handlers.remove(&id.key());
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::wire::ServerKeyRef;
 pub(super) struct Streams<B> {
     /// Open requests whose handlers run, by key. The requests of some have completed.
     pub(super) handlers: BTreeSet<u64>,
+    /// Requests that arrived as a whole, and whose handlers run and write open answers, by key.
+    pub(super) whole_handlers: BTreeSet<u64>,
     /// Open requests that have reached a handler and have not completed, by key.
     open: BTreeSet<u64>,
     /// Open requests that have not reached a handler, by key.
@@ -47,6 +49,7 @@ impl<B: AsRef<[u8]>> Streams<B> {
     const fn new() -> Self {
         Self {
             handlers: BTreeSet::new(),
+            whole_handlers: BTreeSet::new(),
             open: BTreeSet::new(),
             deferred: BTreeMap::new(),
             ended: BTreeSet::new(),
@@ -59,7 +62,8 @@ impl<B: AsRef<[u8]>> Streams<B> {
 
     pub(super) fn is_empty(&self) -> bool {
         let without_requests = self.deferred.is_empty() && self.writers.is_empty() && self.collected.is_empty();
-        self.handlers.is_empty() && self.open.is_empty() && without_requests
+        let without_handlers = self.handlers.is_empty() && self.whole_handlers.is_empty();
+        without_handlers && self.open.is_empty() && without_requests
     }
 
     /// Whether a request waits that has not reached a handler, or its end.

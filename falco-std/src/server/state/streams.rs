@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use falco_core::mux::{Halves, KeyShares, NoAnswer};
-use falco_core::{KeyId, LostRequest, RequestError, RequestId};
+use falco_core::mux::{Halves, KeyShares, NoAnswer, ServerMux};
+use falco_core::{Instant, KeyId, LostRequest, RequestError, RequestId};
 
-use super::{Conn, State};
+use super::{Conn, Mux, State, Work};
 use crate::open::{ConnectionHandle, Pipe, Why};
 
 /// How many handlers of open requests a server may have, waiting and running. They may wait for
@@ -123,6 +123,40 @@ impl Opens {
 }
 
 impl State {
+    /// Adds an open request that begins with these bytes, as [`push`](Self::push) does, or refuses
+    /// it as busy if there is no place for its handler.
+    #[must_use]
+    pub(in crate::server) fn push_open(&mut self, now: Instant, id: RequestId, body: &[u8]) -> bool {
+        self.push_stream(now, id, body, ServerMux::begin_handler)
+    }
+
+    /// Adds a complete request whose handler writes an open answer, as `push_open` does.
+    pub(super) fn push_whole(&mut self, now: Instant, id: RequestId, body: &[u8]) -> bool {
+        let schedule = self.push_stream(now, id, body, ServerMux::begin_whole);
+        self.end_body(id);
+        schedule
+    }
+
+    fn push_stream(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        body: &[u8],
+        begin: impl FnOnce(&mut Mux, RequestId) -> Option<Halves<Why>>,
+    ) -> bool {
+        let key = self.mux.connection().key_id();
+        let Some(place) = self.open_places.as_ref().and_then(|places| places.take(key)) else {
+            self.mux.refuse_open(id);
+            return false;
+        };
+        let Some(halves) = begin(&mut self.mux, id) else {
+            return false;
+        };
+        let pipe = self.opens.add(id, Weak::clone(&self.own), halves);
+        pipe.arrive(body);
+        self.push_work(now, id, Work::Open(pipe, place))
+    }
+
     /// Does what the halves of an open request want.
     pub(super) fn pump(&mut self, id: RequestId) {
         if let Some(pipe) = self.opens.pipe(id) {

@@ -67,7 +67,11 @@ impl<H: Handler> Connection<H> {
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
                     self.consume(consumed, turn);
-                    self.handle(cx, id, body);
+                    if self.handlers.all_stream() {
+                        self.handle_whole(cx, id, body);
+                    } else {
+                        self.handle(cx, id, body);
+                    }
                 }
                 ServerStep::Opened { consumed, id, body } => {
                     let body = Bytes::from(body.into_vec().into_boxed_slice());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::RequestId;
+use falco_core::mux::Halves;
 
 use super::super::handler::Handler;
 use super::super::request::Request;
@@ -12,7 +13,7 @@ use super::super::running::{self, Kept};
 use super::super::streams::{self, StreamRequest};
 use super::Connection;
 use crate::metrics::Stopwatch;
-use crate::stream::PIECE;
+use crate::stream::{PIECE, Pipe};
 
 impl<H: Handler> Connection<H> {
     /// Calls the handler of an open request, on a task of its own. The end of an answer may reach
@@ -29,6 +30,23 @@ impl<H: Handler> Connection<H> {
         } else {
             pipe.arrive_whole(first);
         }
+        self.run_open(cx, id, pipe);
+    }
+
+    /// Calls the handler of open requests with one that has arrived as a whole.
+    pub(super) fn handle_whole(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
+        let Some(halves) = self.mux.begin_whole(id) else {
+            return;
+        };
+        self.handlers.service.counters.metrics.request_length.length(body.len());
+        let pipe = &streams::pipe(id, halves, &self.control);
+        self.running.add_open(id, pipe);
+        pipe.arrive_whole(body);
+        pipe.update(Halves::end_input);
+        self.run_open(cx, id, pipe);
+    }
+
+    fn run_open(&mut self, cx: &mut Context<'_>, id: RequestId, pipe: &Arc<Pipe>) {
         let since = Stopwatch::start();
         self.handlers.service.counters.requests.add(1);
         if let Some(holder) = &self.holder {
