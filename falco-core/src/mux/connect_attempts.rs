@@ -84,8 +84,7 @@ pub enum NextAttempt {
     At(Instant),
     /// It fails the requests with [`ConnectAttempts::why`], as not processed: with *fail fast* they
     /// do not wait during the pause after a failed attempt. The next attempt begins at this time,
-    /// if something waits for it then or it is [worth
-    /// repeating](ConnectAttempts::is_worth_repeating).
+    /// if one is [wanted](ConnectAttempts::is_wanted) then.
     FailUntil(Instant),
     /// It fails the requests with [`ConnectAttempts::why`], as not processed, because no other
     /// stream can be opened.
@@ -113,6 +112,9 @@ pub enum NextAttempt {
 ///   there is no connection ([`why`](Self::why)). If no reason is known, it fails with the time
 ///   limit. If an attempt failed while nothing waited, its error is forgotten when the pause after
 ///   it is over.
+/// - A client without a connection makes attempts while something waits for one. With *fail fast*,
+///   or if it has other connections, it also makes them [although nothing
+///   waits](ConnectAttempts::is_wanted).
 /// - A client that is closed makes no attempt, and discards one that is in progress. Requests and
 ///   pings that wait for a connection fail as closed and not processed.
 ///
@@ -142,6 +144,8 @@ pub enum NextAttempt {
 pub struct ConnectAttempts<E> {
     backoff: Backoff,
     fail_fast: bool,
+    /// The client has other connections.
+    one_of_several: bool,
     /// How many attempts have failed in a row.
     failed: u32,
     /// How many of the last attempts, in a row, ended with a refused handshake.
@@ -166,6 +170,7 @@ impl<E> ConnectAttempts<E> {
         Self {
             backoff,
             fail_fast,
+            one_of_several: false,
             failed: 0,
             refused: 0,
             hopeless: false,
@@ -176,6 +181,13 @@ impl<E> ConnectAttempts<E> {
             spent: false,
             closed: false,
         }
+    }
+
+    /// Says whether the client has several connections, of which these attempts are for one.
+    #[must_use]
+    pub const fn one_of_several(mut self, several: bool) -> Self {
+        self.one_of_several = several;
+        self
     }
 
     /// Reports whether something waits for a connection. Repeated calls change nothing.
@@ -312,8 +324,15 @@ impl<E> ConnectAttempts<E> {
         self.failed
     }
 
-    /// Whether an attempt is worth making although nothing waits for a connection: the last one has
-    /// failed, for a reason that may change.
+    /// Whether a client without a connection is to make an attempt, now or after the pause:
+    /// something waits for one, or nothing does because the last attempt has failed. With *fail
+    /// fast*, requests do not wait. A client with other connections sends them there.
+    #[must_use]
+    pub const fn is_wanted(&self) -> bool {
+        self.waiting || ((self.fail_fast || self.one_of_several) && self.is_worth_repeating())
+    }
+
+    /// Whether the last attempt has failed, for a reason that may change.
     #[must_use]
     pub const fn is_worth_repeating(&self) -> bool {
         self.failed > 0 && !self.hopeless

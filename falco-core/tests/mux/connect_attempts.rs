@@ -211,3 +211,24 @@ fn with_fail_fast_requests_fail_at_once_during_the_pause() {
     attempts.set_waiting(ms(50), true);
     assert_eq!((attempts.next(ms(50)), attempts.why()), (NextAttempt::Now, None));
 }
+
+/// Whether an attempt follows one that has failed although nothing waits.
+#[test]
+fn attempts_are_repeated_although_nothing_waits_if_requests_fail_fast_or_go_elsewhere() {
+    for (fail_fast, several) in [(false, false), (true, false), (false, true), (true, true)] {
+        let admitted = let_in();
+        let mut own = attempts(fail_fast).one_of_several(several);
+        assert!(own.is_wanted(), "something waits");
+        own.set_waiting(NOW, false);
+        assert!(!own.is_wanted(), "none has failed");
+        let _ = own.attempt_failed(AttemptEnd::Stream, "failed", &admitted, NOW, longest);
+        assert_eq!(own.is_wanted(), fail_fast || several);
+        own.set_waiting(NOW, true);
+        assert!(own.is_wanted());
+        own.set_waiting(NOW, false);
+        let _ = own.attempt_failed(AttemptEnd::Unusable, "failed", &admitted, NOW, longest);
+        assert!(!own.is_wanted(), "the next one would fail too");
+        own.set_waiting(NOW, true);
+        assert!(own.is_wanted(), "whoever waits learns why");
+    }
+}
