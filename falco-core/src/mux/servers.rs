@@ -30,6 +30,8 @@ pub struct Round {
     running: Vec<usize>,
     /// When another attempt may begin beside them.
     next_at: Instant,
+    /// The attempts are under a key that no server has accepted yet.
+    new_key: bool,
 }
 
 impl Round {
@@ -41,7 +43,18 @@ impl Round {
             tried: Vec::new(),
             running: Vec::new(),
             next_at: Instant::ZERO,
+            new_key: false,
         }
+    }
+
+    /// The round in which a client asks its servers to accept another key: it takes the key once
+    /// one of them has completed a handshake under it. The server that the client is `connected`
+    /// to is asked first, and without one its `home`.
+    #[must_use]
+    pub fn of_new_key(connected: Option<usize>, home: usize) -> Self {
+        let mut round = Self::new(connected.unwrap_or(home));
+        round.new_key = true;
+        round
     }
 
     /// Whether an attempt is in progress.
@@ -73,6 +86,8 @@ impl Round {
 ///   If all servers would be skipped, the one is tried that would be skipped for the shortest time.
 /// - If a round has failed as a whole, that is a failed attempt in the sense of
 ///   [`ConnectAttempts`](super::ConnectAttempts).
+/// - A round [of a new key](Round::of_new_key) asks all servers, those that would be skipped last,
+///   and one that fails is not skipped for that: it may only not have the key yet.
 ///
 /// ```
 /// use falco_core::Instant;
@@ -128,10 +143,8 @@ impl Servers {
         if round.is_running() && now < round.next_at {
             return None;
         }
-        // If another connection has found meanwhile that the servers that are left fail, none is
-        // found here.
         let next = self.find(round, now);
-        let server = next.or_else(|| self.soonest(round.home).filter(|_| !round.is_running()))?;
+        let server = next.or_else(|| self.last_resort(round).filter(|_| !round.is_running()))?;
         round.tried.push(server);
         round.running.push(server);
         round.next_at = now + Self::DELAY;
@@ -156,10 +169,13 @@ impl Servers {
         now: Instant,
         below: impl FnOnce(u64) -> u64,
     ) -> bool {
-        self.failed(server, now, below);
+        if !round.new_key {
+            self.failed(server, now, below);
+        }
         round.running.retain(|running| *running != server);
         round.next_at = now;
-        let goes_on = round.is_running() || self.find(round, now).is_some();
+        let has_next = self.find(round, now).is_some() || (round.new_key && self.untried(round).next().is_some());
+        let goes_on = round.is_running() || has_next;
         if !goes_on {
             round.abandon();
         }
@@ -225,6 +241,15 @@ impl Servers {
     fn find(&self, round: &Round, now: Instant) -> Option<usize> {
         let mut untried = self.untried(round);
         untried.find(|server| !self.is_in_backoff(*server, now))
+    }
+
+    /// The server of a round in which all that are left would be skipped. If another connection has
+    /// found meanwhile that these fail, it may be one that was tried.
+    fn last_resort(&self, round: &Round) -> Option<usize> {
+        if round.new_key {
+            return self.untried(round).min_by_key(|server| self.backs_off_until(*server));
+        }
+        self.soonest(round.home)
     }
 
     /// The server that is skipped for the shortest time.

@@ -141,3 +141,42 @@ fn a_server_whose_connection_has_drained_has_not_failed() {
         assert_eq!(servers.is_in_backoff(1, Instant::ZERO), failed, "{end:?}");
     }
 }
+
+/// A client takes another key if one of its servers accepts it.
+#[test]
+fn a_new_key_is_offered_to_the_connected_server_and_then_to_all_others() {
+    let mut servers = Servers::new(4, Backoff::default());
+    // This one would be skipped, and is asked last.
+    servers.failed(3, NOW, |_| 0);
+    let mut round = Round::of_new_key(Some(2), 0);
+    for (server, goes_on) in [(2, true), (0, true), (1, true), (3, false)] {
+        assert_eq!(begun(&servers, &mut round, NOW), [server]);
+        assert_eq!(servers.attempt_failed(&mut round, server, NOW, |_| 0), goes_on);
+    }
+    // They may only not have the key yet.
+    let backs_off = [0, 1, 2, 3].map(|server| servers.is_in_backoff(server, NOW));
+    assert_eq!(backs_off, [false, false, false, true]);
+    // Without a connection the home is first, and a server that hangs does not hold up the next.
+    let mut round = Round::of_new_key(None, 1);
+    assert_eq!(begun(&servers, &mut round, NOW), [1]);
+    assert_eq!(servers.next_at(&round), Some(after(250)));
+    assert_eq!(begun(&servers, &mut round, after(250)), [2]);
+    assert!(servers.attempt_failed(&mut round, 2, after(260), |_| 0));
+    assert_eq!(begun(&servers, &mut round, after(260)), [3], "its back-off is over");
+    assert_eq!(servers.completed(&mut round, 3, after(270), |_| 0), [1]);
+    assert!(!round.is_running());
+}
+
+#[test]
+fn a_new_key_is_offered_although_all_servers_would_be_skipped() {
+    let mut servers = Servers::new(2, Backoff::default());
+    for server in [0, 1, 1] {
+        servers.failed(server, NOW, |bound| bound - 1);
+    }
+    let mut round = Round::of_new_key(None, 1);
+    assert_eq!(begun(&servers, &mut round, NOW), [0]);
+    assert!(servers.attempt_failed(&mut round, 0, NOW, |_| 0));
+    assert_eq!(begun(&servers, &mut round, NOW), [1]);
+    assert_eq!(servers.completed(&mut round, 1, NOW, |_| 0), []);
+    assert!(!servers.is_in_backoff(1, NOW));
+}
