@@ -108,11 +108,12 @@ impl Client {
 
     /// Changes the key, for example before a server [retires](crate::Handle::retire_key) the old
     /// one. Makes a connection under the new key. All further requests go over it, and requests in
-    /// flight under the old key complete.
+    /// flight under the old key complete. A client of several servers asks one after the other, and
+    /// it is enough that one of them accepts the key.
     ///
     /// # Errors
-    /// [`Error`] if no connection can be made, for example because the server does not have the key
-    /// yet. Then the old key stays in use.
+    /// [`Error`] of the last server, for example if none has the key yet. Then the old key stays in
+    /// use.
     pub fn set_key(&self, key: Key) -> Result<(), Error> {
         self.inner.connector.set_key(key)
     }

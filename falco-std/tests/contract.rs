@@ -7,9 +7,10 @@ mod common;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use common::{Running, bounded};
 use falco_std::{
@@ -131,6 +132,70 @@ fn the_key_changes_and_no_request_fails_by_it() {
 }
 
 #[test]
+fn it_is_enough_that_one_of_several_servers_accepts_the_new_key() {
+    bounded(|| {
+        let named = |builder: ServerBuilder, name: &'static str| {
+            Running::start(builder, move |_: Request| Ok(name.as_bytes().to_vec()))
+        };
+        let one = named(Server::builder(key(1)), "one");
+        let two = named(Server::builder(key(1)).key(key(2)), "two");
+        let alone = Client::builder(key(1)).connect_any([one.address]).unwrap();
+        let both = Client::builder(key(1)).connect_any([one.address, two.address]).unwrap();
+        // The only server of the one client does not have it, and that of the other may be asked
+        // first.
+        assert!(alone.set_key(key(2)).unwrap_err().is_refused());
+        both.set_key(key(2)).unwrap();
+        assert_eq!(both.request("who").unwrap(), b"two");
+        // The first is dead, or accepts connections and says nothing.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let hangs = silent.local_addr().unwrap();
+        for first in ["127.0.0.1:1".to_owned(), hangs.to_string()] {
+            let second = two.address.to_string();
+            let builder = Client::builder(key(1));
+            // Clients of clones of a builder take turns with their homes.
+            for _ in 0..2 {
+                let servers = [first.clone(), second.clone()];
+                let client = builder.clone().connect_any_lazy(servers).unwrap();
+                let begun = Instant::now();
+                client.set_key(key(2)).unwrap();
+                assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+                assert_eq!(client.request("who").unwrap(), b"two");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_that_fails_fast_goes_on_connecting_although_nothing_waits() {
+    bounded(|| {
+        for fails_fast in [true, false] {
+            let free = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = free.local_addr().unwrap();
+            drop(free);
+            let client = Client::builder(key(1))
+                .fail_fast(fails_fast)
+                .backoff(Duration::from_millis(10), Duration::from_millis(20))
+                .connect_lazy(address)
+                .unwrap();
+            let limit = Duration::from_millis(if fails_fast { 5_000 } else { 50 });
+            let error = client.request_within("x", limit).unwrap_err();
+            assert_eq!(error.fate(), Fate::NotProcessed);
+            let server = Running::at(Server::builder(key(1)), address, common::echo);
+            let (begun, wait) = (
+                Instant::now(),
+                Duration::from_millis(if fails_fast { 5_000 } else { 200 }),
+            );
+            while !client.is_connected() && begun.elapsed() < wait {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(client.is_connected(), fails_fast);
+            assert_eq!(client.request("x").unwrap(), b"x");
+            assert_eq!(server.stop().stats.requests, 1);
+        }
+    });
+}
+
+#[test]
 fn the_key_of_a_classic_client_changes_too() {
     bounded(|| {
         let server = echo(Server::classic(key(1)));
@@ -210,7 +275,7 @@ fn both_sides_count_what_they_did() {
 #[test]
 fn listeners_may_be_bound_by_others() {
     bounded(|| {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::builder(key(1)).from_listener(listener).unwrap();

@@ -29,7 +29,6 @@ use falco_core::{Fate, Key};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use self::attempt::Attempt;
 use self::call::Limit;
 use self::env::{Env, OwnKey};
 use self::shared::{Order, Shared};
@@ -140,9 +139,11 @@ impl Client {
     /// Changes the key, for example before the old one is [retired](crate::Handle::retire_key).
     /// Connects under the new key, and then sends all requests over connections under the new key,
     /// while requests in flight under the old key complete. No request fails because of the change.
+    /// A client of several servers asks one after the other, and it is enough that one of them
+    /// accepts the key.
     ///
     /// # Errors
-    /// [`Error`], for example if the server does not have the key yet. Then the old key stays in
+    /// [`Error`] of the last server, for example if none has the key yet. Then the old key stays in
     /// use.
     pub async fn set_key(&self, key: Key) -> Result<(), Error> {
         let env = &self.inner.env;
@@ -151,14 +152,10 @@ impl Client {
         }
         let mut entropy = env.entropy.clone();
         let keys = Arc::new(env.key().keys.with_key(key, &mut entropy)?);
-        // It is enough that one reachable server accepts the key.
-        let now = env.clock.now();
         let connected = self.inner.slots.iter().find(|slot| slot.is_connected());
-        let server = connected.map_or_else(|| env.servers.first(0, now), |slot| slot.server());
         let own = OwnKey::new(keys);
-        let mut attempt = Attempt::begin(env, Arc::clone(&own), server);
-        // The handshake has its own limit.
-        let connection = core::future::poll_fn(|cx| attempt.poll(env, cx)).await?;
+        // Each handshake has its own limit.
+        let connection = attempt::connect_under(env, &own, connected.map(|slot| slot.server())).await?;
         // So the other connections of the client know that a server accepts the key.
         own.admitted.admit();
         *env.key.write().unwrap_or_else(PoisonError::into_inner) = own;

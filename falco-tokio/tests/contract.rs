@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use common::{Running, key};
 use falco_tokio::{
-    Client, EntropyError, Error, Fate, HandlerError, Key, Refusal, Request, RequestError, Server, Settings,
-    SettingsError, SetupError,
+    Client, EntropyError, Error, Fate, HandlerError, Key, Refusal, Request, RequestError, Server, ServerBuilder,
+    Settings, SettingsError, SetupError,
 };
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// What a request of three bytes comes to.
 async fn three(client: &Client) -> Result<usize, RequestError> {
@@ -106,6 +107,65 @@ async fn the_key_changes_and_no_request_fails_by_it() {
     assert_eq!((stats.connected, stats.requests, stats.errors), (2, 4, 0));
     let report = server.stop().await;
     assert_eq!((report.stats.established, report.stats.answers), (2, 4));
+}
+
+#[tokio::test]
+async fn it_is_enough_that_one_of_several_servers_accepts_the_new_key() {
+    let named = async |builder: ServerBuilder, name: &'static str| {
+        Running::start(builder, move |_: Request| async move { Ok(name) }).await
+    };
+    let one = named(Server::builder(key(1)), "one").await;
+    let two = named(Server::builder(key(1)).key(key(2)), "two").await;
+    let alone = Client::builder(key(1)).connect_any([one.address]).await.unwrap();
+    let both = Client::builder(key(1))
+        .connect_any([one.address, two.address])
+        .await
+        .unwrap();
+    // The only server of the one client does not have it, and that of the other may be asked first.
+    assert!(alone.set_key(key(2)).await.unwrap_err().is_refused());
+    both.set_key(key(2)).await.unwrap();
+    assert_eq!(both.request("who").await.unwrap(), "two");
+    // The first is dead, or accepts connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs = silent.local_addr().unwrap();
+    for first in ["127.0.0.1:1".to_owned(), hangs.to_string()] {
+        let second = two.address.to_string();
+        for servers in [[first.clone(), second.clone()], [second, first]] {
+            let client = Client::builder(key(1)).connect_any_lazy(servers).unwrap();
+            let begun = Instant::now();
+            client.set_key(key(2)).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+            assert_eq!(client.request("who").await.unwrap(), "two");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_fails_fast_goes_on_connecting_although_nothing_waits() {
+    for fails_fast in [true, false] {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let client = Client::builder(key(1))
+            .fail_fast(fails_fast)
+            .backoff(Duration::from_millis(10), Duration::from_millis(20))
+            .connect_lazy(address)
+            .unwrap();
+        let limit = Duration::from_millis(if fails_fast { 5_000 } else { 50 });
+        let error = client.request_within("x", limit).await.unwrap_err();
+        assert_eq!(error.fate(), Fate::NotProcessed);
+        let server = Running::echo_at(Server::builder(key(1)), address).await;
+        let (begun, wait) = (
+            Instant::now(),
+            Duration::from_millis(if fails_fast { 5_000 } else { 200 }),
+        );
+        while !client.is_connected() && begun.elapsed() < wait {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(client.is_connected(), fails_fast);
+        assert_eq!(client.request("x").await.unwrap(), "x");
+        assert_eq!(server.stop().await.stats.requests, 1);
+    }
 }
 
 #[tokio::test]

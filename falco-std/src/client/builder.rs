@@ -145,7 +145,9 @@ impl ClientBuilder {
     }
 
     /// Whether requests that wait for a connection fail with the first failed attempt. By default
-    /// they wait for further attempts within their time limit.
+    /// they wait for further attempts within their time limit. After a failed attempt the client
+    /// then goes on connecting although no request waits, on a thread of its own, so that it has a
+    /// connection as soon as the server is back.
     pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;
         self

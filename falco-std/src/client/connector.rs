@@ -1,5 +1,7 @@
 //! The current connection of a client, and the attempts to make the next one.
 
+mod new_key;
+
 use core::fmt;
 use core::panic::AssertUnwindSafe;
 use core::time::Duration;
@@ -10,7 +12,7 @@ use std::thread;
 
 use falco_core::keys::{ClientKeys, Entropy};
 use falco_core::mux::{Admitted, Backoff, ConnectAttempts, NextAttempt, Round, Servers};
-use falco_core::{Fate, Instant, Key, Settings};
+use falco_core::{Fate, Instant, Settings};
 
 use super::connection::Connection;
 use super::dial::Dial;
@@ -77,6 +79,8 @@ struct State {
     final_failures: u64,
     /// Callers that wait for a connection.
     waiting: usize,
+    /// A thread makes attempts although no caller waits.
+    alone: bool,
 }
 
 impl Connector {
@@ -94,6 +98,7 @@ impl Connector {
             failures: 0,
             final_failures: 0,
             waiting: 0,
+            alone: false,
         };
         Arc::new(Self {
             config,
@@ -123,6 +128,9 @@ impl Connector {
         let (mut state, connection) = self.wait(state, limit, wait);
         let waiting = state.waiting - 1;
         state.set_waiting(waiting, self.clock.now());
+        if wait == Wait::Connection {
+            self.go_on_alone(&mut state);
+        }
         connection
     }
 
@@ -161,26 +169,59 @@ impl Connector {
                 let why = state.error().unwrap_or_else(timed_out);
                 return (state, Err(why));
             }
-            let begins_at = match next {
-                // Another attempt may begin beside those in progress.
-                _ if state.round.is_running() => state.servers.next_at(&state.round),
-                NextAttempt::At(at) | NextAttempt::FailUntil(at) => Some(at),
-                NextAttempt::Now | NextAttempt::Never | NextAttempt::Closed => Some(Instant::ZERO),
-            };
-            let now = self.clock.now();
-            if begins_at.is_some_and(|at| at <= now) {
-                self.begin(&mut state);
-                continue;
+            state = self.begin_or_wait(state, next, limit.map(Limit::left));
+        }
+    }
+
+    /// Begins the attempt that is due. If none is, waits until one is or something has changed, for
+    /// `left` at most.
+    fn begin_or_wait<'p>(
+        self: &'p Arc<Self>,
+        mut state: MutexGuard<'p, State>,
+        next: NextAttempt,
+        left: Option<Duration>,
+    ) -> MutexGuard<'p, State> {
+        let begins_at = match next {
+            // Another attempt may begin beside those in progress.
+            _ if state.round.is_running() => state.servers.next_at(&state.round),
+            NextAttempt::At(at) | NextAttempt::FailUntil(at) => Some(at),
+            NextAttempt::Now | NextAttempt::Never | NextAttempt::Closed => Some(Instant::ZERO),
+        };
+        let now = self.clock.now();
+        if begins_at.is_some_and(|at| at <= now) {
+            self.begin(&mut state);
+            return state;
+        }
+        let pause = begins_at.map(|at| at.since(now));
+        match pause.into_iter().chain(left).min() {
+            Some(left) => {
+                let waited = self.changed.wait_timeout(state, left);
+                waited.unwrap_or_else(PoisonError::into_inner).0
             }
-            let pause = begins_at.map(|at| at.since(now));
-            let left = limit.map(Limit::left);
-            state = match pause.into_iter().chain(left).min() {
-                Some(left) => {
-                    let waited = self.changed.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// No caller waits: has a thread make the attempts that are wanted all the same.
+    fn go_on_alone(self: &Arc<Self>, state: &mut State) {
+        if state.waiting == 0 && state.current.is_none() && state.attempts.is_wanted() && !state.alone {
+            let own = Arc::clone(self);
+            // Without a thread, the next caller makes them.
+            state.alone = spawn(move || own.connect_alone()).is_ok();
+        }
+    }
+
+    /// Makes attempts for as long as they are wanted and there is no connection.
+    fn connect_alone(self: Arc<Self>) {
+        let mut state = self.lock();
+        loop {
+            let next = state.attempts.next(self.clock.now());
+            let ends = matches!(next, NextAttempt::Closed | NextAttempt::Never) || !state.attempts.is_wanted();
+            if ends || state.current.is_some() {
+                state.alone = false;
+                return;
+            }
+            state = self.begin_or_wait(state, next, None);
         }
     }
 
@@ -205,55 +246,10 @@ impl Connector {
         state.attempts.close();
         let current = state.current.take();
         drop(state);
+        self.changed.notify_all();
         if let Some(connection) = current {
             connection.abandon();
         }
-    }
-
-    /// Makes a connection under another key, on this thread. It replaces the current one, on which
-    /// no request begins from then on.
-    pub(super) fn set_key(self: &Arc<Self>, key: Key) -> Result<(), Error> {
-        let state = self.lock();
-        if state.attempts.is_closed() {
-            return Err(Error::Closed);
-        }
-        let old = Arc::clone(&state.keys);
-        drop(state);
-        let keys = Arc::new(old.with_key(key, &mut self.config.entropy.clone())?);
-        drop(old);
-        // It is enough that one reachable server accepts the key.
-        let state = self.lock();
-        let open = state.current.as_ref().is_some_and(|connection| connection.is_open());
-        let other = state.servers.first(self.config.home, self.clock.now());
-        let server = if open { state.server } else { other };
-        drop(state);
-        let (connection, reader) = self.dial(server, &keys)?;
-        if let Some(reader) = reader {
-            spawn(move || reader.run())?;
-        }
-        let mut state = self.lock();
-        let connection = Arc::new(connection);
-        if state.attempts.is_closed() {
-            drop(state);
-            connection.abandon();
-            return Err(Error::Closed);
-        }
-        state.keys = keys;
-        state.server = server;
-        state.servers.established(server);
-        state.round.abandon();
-        state.rounds += 1;
-        let old = state.current.replace(connection);
-        state.admitted = Admitted::new();
-        state.attempts.key_changed();
-        let State { attempts, admitted, .. } = &mut *state;
-        attempts.established(admitted, self.clock.now());
-        drop(state);
-        self.changed.notify_all();
-        if let Some(old) = old {
-            old.retire();
-        }
-        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -320,6 +316,7 @@ impl Connector {
         } else {
             (None, Some(opened))
         };
+        self.go_on_alone(&mut state);
         drop(state);
         drop(unused);
         self.changed.notify_all();

@@ -1,15 +1,19 @@
-//! An attempt to connect to a server: its stream is opened, and then the handshake is done.
+//! Attempts to connect to a server: its stream is opened, and then the handshake is done.
 
-use core::task::{Context, Poll};
+use core::future::poll_fn;
+use core::task::{Context, Poll, ready};
 use std::sync::Arc;
 
 use falco_core::Fate;
+use falco_core::mux::Round;
+use tracing::{debug, warn};
 
 use super::call::{HANDSHAKE, error_of};
 use super::connection::{Connection, Event};
 use super::dial::Dialing;
 use super::env::{Env, OwnKey};
 use crate::error::Error;
+use crate::timer::Timer;
 
 /// Dropping it ends the attempt.
 pub(super) struct Attempt {
@@ -30,10 +34,6 @@ impl Attempt {
         let dial = env.servers.dial(server);
         let stage = Stage::Dialing(dial.dial(env.connect_timeout, env.settings.lifetime()));
         Self { server, key, stage }
-    }
-
-    pub(super) const fn server(&self) -> usize {
-        self.server
     }
 
     /// Ready with an established connection or an error. Do not poll it again then.
@@ -71,6 +71,78 @@ impl Attempt {
                 }
                 Stage::Ended => return Poll::Ready(Err(Error::Closed)),
             };
+        }
+    }
+}
+
+/// The attempts of a round that are in progress. Dropping it ends them.
+#[derive(Default)]
+pub(super) struct Running(Vec<Attempt>);
+
+impl Running {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Polls the attempts, and begins the next one under `key` when it is due. Ready if one has
+    /// ended, with its server and its result.
+    pub(super) fn poll(
+        &mut self,
+        env: &Arc<Env>,
+        key: &Arc<OwnKey>,
+        round: &mut Round,
+        timer: &mut Timer,
+        cx: &mut Context<'_>,
+    ) -> Poll<(usize, Result<Box<Connection>, Error>)> {
+        loop {
+            for at in 0..self.0.len() {
+                if let Some(attempt) = self.0.get_mut(at)
+                    && let Poll::Ready(result) = attempt.poll(env, cx)
+                {
+                    return Poll::Ready((self.0.remove(at).server, result));
+                }
+            }
+            if let Some(server) = env.servers.begin(round, env.clock.now()) {
+                self.0.push(Attempt::begin(env, Arc::clone(key), server));
+                continue;
+            }
+            let next = env.servers.next_at(round);
+            ready!(timer.poll(cx, next.map(|at| env.clock.at(at))));
+        }
+    }
+}
+
+/// An attempt at this server has succeeded, which ends its round.
+pub(super) fn completed(env: &Env, round: &mut Round, server: usize) {
+    let (dial, now) = (env.servers.dial(server), env.clock.now());
+    debug!(server = %dial, "connected");
+    let random = |bound| env.entropy.below(bound);
+    for slow in env.servers.completed(round, server, now, random) {
+        env.counters.attempt_was_slow();
+        warn!(server = %env.servers.dial(slow), faster = %dial, "this server is slow to connect");
+    }
+}
+
+/// A connection under a key that no server has accepted yet, to one that does.
+pub(super) async fn connect_under(
+    env: &Arc<Env>,
+    key: &Arc<OwnKey>,
+    connected: Option<usize>,
+) -> Result<Box<Connection>, Error> {
+    let mut round = Round::of_new_key(connected, 0);
+    let (mut running, mut timer) = (Running::default(), Timer::default());
+    loop {
+        let (server, result) = poll_fn(|cx| running.poll(env, key, &mut round, &mut timer, cx)).await;
+        let error = match result {
+            Ok(connection) => {
+                completed(env, &mut round, server);
+                return Ok(connection);
+            }
+            Err(error) => error,
+        };
+        let (now, random) = (env.clock.now(), |bound| env.entropy.below(bound));
+        if !env.servers.attempt_failed(&mut round, server, now, random) {
+            return Err(error);
         }
     }
 }

@@ -40,11 +40,6 @@ impl Servers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// [`mux::Servers::first`].
-    pub(super) fn first(&self, home: usize, now: Instant) -> usize {
-        self.known().first(home, now)
-    }
-
     /// [`mux::Servers::begin`].
     pub(super) fn begin(&self, round: &mut Round, now: Instant) -> Option<usize> {
         self.known().begin(round, now)

@@ -18,7 +18,7 @@ use falco_core::{ConnectionError, Fate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::attempt::Attempt;
+use super::attempt::Running;
 use super::call::{Call, OpenCall, Ping, Returned, answer, error_of};
 use super::connection::{Connection, Event};
 use super::env::Env;
@@ -66,7 +66,7 @@ pub(super) struct Slot {
 enum Current {
     None,
     /// At least one attempt. The first that succeeds ends the others.
-    Connecting(Vec<Attempt>),
+    Connecting(Running),
     /// An established connection.
     Connection(Box<Connection>),
 }
@@ -74,7 +74,7 @@ enum Current {
 impl Slot {
     pub(super) fn new(shared: Arc<Shared>, env: Arc<Env>, home: usize) -> Self {
         Self {
-            attempts: ConnectAttempts::new(env.backoff, env.fail_fast),
+            attempts: ConnectAttempts::new(env.backoff, env.fail_fast).one_of_several(env.spread),
             now: Instant::now(),
             expires_at: None,
             shared,

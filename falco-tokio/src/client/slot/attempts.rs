@@ -2,11 +2,11 @@
 
 use core::task::{Context, Poll};
 
+use falco_core::Fate;
 use falco_core::mux::NextAttempt;
-use falco_core::{Fate, Instant};
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::super::attempt::Attempt;
+use super::super::attempt::{Running, completed};
 use super::super::connection::Connection;
 use super::{Current, Slot};
 use crate::error::Error;
@@ -15,16 +15,13 @@ impl Slot {
     /// Begins an attempt to connect, if there is something to do and no pause.
     pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (asked, now) = (self.is_waited_for(), self.env.clock.now());
-        // If the client has several slots, requests are not assigned to one that has failed, so the
-        // slot reconnects although no request waits for it. A client that fails fast reconnects to
-        // find out when the server can be reached again.
-        let repeats = (self.env.spread || self.env.fail_fast) && self.attempts.is_worth_repeating();
+        self.attempts.set_waiting(now, asked);
         match self.attempts.next(now) {
             NextAttempt::Closed => {
                 self.fail_all(&Error::Closed);
                 return Poll::Pending;
             }
-            _ if !asked && !repeats => return Poll::Pending,
+            _ if !self.attempts.is_wanted() => return Poll::Pending,
             NextAttempt::Never => {
                 if let Some(why) = self.attempts.why() {
                     let why = why.again(Fate::NotProcessed);
@@ -33,7 +30,7 @@ impl Slot {
                 return Poll::Pending;
             }
             NextAttempt::FailUntil(at) => {
-                if let Some(why) = self.attempts.why().filter(|_| asked) {
+                if let Some(why) = self.attempts.why() {
                     let why = why.again(Fate::NotProcessed);
                     self.fail_all(&why);
                 }
@@ -50,70 +47,35 @@ impl Slot {
             }
             NextAttempt::Now => {}
         }
-        match self.attempt(now) {
-            Some(attempt) => {
-                self.current = Current::Connecting(vec![attempt]);
-                Poll::Ready(())
-            }
-            // There is at least one server.
-            None => Poll::Pending,
-        }
+        self.current = Current::Connecting(Running::default());
+        Poll::Ready(())
     }
 
-    /// Begins an attempt of the round beside those in progress, if one is due.
-    fn attempt(&mut self, now: Instant) -> Option<Attempt> {
-        let server = self.env.servers.begin(&mut self.round, now)?;
-        Some(Attempt::begin(&self.env, self.env.key(), server))
-    }
-
-    /// Polls attempts, and begins another one beside those that are slow. Ready if one has ended.
-    pub(super) fn connect(&mut self, cx: &mut Context<'_>, mut running: Vec<Attempt>) -> Poll<()> {
-        loop {
-            let mut polled = running.iter_mut().enumerate();
-            let ended = polled.find_map(|(at, attempt)| match attempt.poll(&self.env, cx) {
-                Poll::Pending => None,
-                Poll::Ready(connected) => Some((at, connected)),
-            });
-            match ended {
-                Some((_, Ok(connection))) => {
-                    self.connected(connection);
-                    return Poll::Ready(());
-                }
-                Some((at, Err(error))) => {
-                    let failed = running.remove(at);
-                    if !running.is_empty() {
-                        self.current = Current::Connecting(running);
-                    }
-                    self.fail(failed.server(), &error);
-                    return Poll::Ready(());
-                }
-                None => {}
+    /// Polls the attempts. Ready if one has ended.
+    pub(super) fn connect(&mut self, cx: &mut Context<'_>, mut running: Running) -> Poll<()> {
+        let (key, round, timer) = (self.env.key(), &mut self.round, &mut self.timer);
+        match running.poll(&self.env, &key, round, timer, cx) {
+            Poll::Pending => {
+                self.current = Current::Connecting(running);
+                return Poll::Pending;
             }
-            let now = self.env.clock.now();
-            if let Some(next) = self.attempt(now) {
-                running.push(next);
-                continue;
+            Poll::Ready((_, Ok(connection))) => self.connected(connection),
+            Poll::Ready((server, Err(error))) => {
+                if !running.is_empty() {
+                    self.current = Current::Connecting(running);
+                }
+                self.fail(server, &error);
             }
-            let next = self.env.servers.next_at(&self.round);
-            let next = next.map(|at| self.env.clock.at(at));
-            self.current = Current::Connecting(running);
-            // Ready if it has just passed: then another attempt is due.
-            return self.timer.poll(cx, next);
         }
+        Poll::Ready(())
     }
 
     /// Handles a connection whose handshake has completed. The other attempts have ended.
     fn connected(&mut self, connection: Box<Connection>) {
-        let (server, now, entropy) = (connection.server(), self.env.clock.now(), &self.env.entropy);
-        let dial = self.env.servers.dial(server);
-        debug!(server = %dial, "connected");
-        let random = |bound| entropy.below(bound);
-        for slow in self.env.servers.completed(&mut self.round, server, now, random) {
-            self.env.counters.attempt_was_slow();
-            warn!(server = %self.env.servers.dial(slow), faster = %dial, "this server is slow to connect");
-        }
-        self.attempts.established(connection.admitted(), now);
-        if dial.is_spent() {
+        let server = connection.server();
+        completed(&self.env, &mut self.round, server);
+        self.attempts.established(connection.admitted(), self.env.clock.now());
+        if self.env.servers.dial(server).is_spent() {
             self.attempts.spend();
         }
         self.current = Current::Connection(connection);
