@@ -120,7 +120,12 @@ const fn colour(contender: Contender) -> &'static str {
     match contender {
         Contender::Plain | Contender::PlainStd => "#8c959f",
         Contender::FalcoTokio | Contender::FalcoCore | Contender::FalcoStd => "#0969da",
-        Contender::Rustls | Contender::Snow | Contender::Tarpc | Contender::Tonic | Contender::Falcotcp => "#bf8700",
+        Contender::Rustls
+        | Contender::RustlsFirst
+        | Contender::Snow
+        | Contender::Tarpc
+        | Contender::Tonic
+        | Contender::Falcotcp => "#bf8700",
     }
 }
 

@@ -11,6 +11,7 @@ use crate::workload::{Shape, Workload};
 pub(crate) enum Contender {
     Plain,
     Rustls,
+    RustlsFirst,
     Snow,
     Tarpc,
     Tonic,
@@ -22,9 +23,10 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Plain,
         Self::Rustls,
+        Self::RustlsFirst,
         Self::Snow,
         Self::Tarpc,
         Self::Tonic,
@@ -39,6 +41,7 @@ impl Contender {
         match self {
             Self::Plain => "plain",
             Self::Rustls => "rustls",
+            Self::RustlsFirst => "rustls-first",
             Self::Snow => "snow",
             Self::Tarpc => "tarpc",
             Self::Tonic => "tonic",
@@ -65,7 +68,7 @@ impl Contender {
     }
 
     pub(crate) const fn has_tls(self) -> bool {
-        matches!(self, Self::Rustls | Self::Tarpc | Self::Tonic)
+        matches!(self, Self::Rustls | Self::RustlsFirst | Self::Tarpc | Self::Tonic)
     }
 
     /// Why it cannot run a workload.
@@ -79,6 +82,9 @@ impl Contender {
                     Some("the server waits 10 ms for each idle connection, one after the other")
                 }
             };
+        }
+        if matches!(self, Self::RustlsFirst) && !matches!(workload.shape(), Shape::Connect) {
+            return Some("only the handshake differs from that of rustls");
         }
         if self.has_threads() && workload.shape().connections() > MAX_THREADS {
             return Some("each connection has a thread");

@@ -49,7 +49,7 @@ pub(crate) fn serve(order: &ServeArgs) -> Result<(), Failure> {
     let identity = || identity.as_ref().ok_or("only TLS has an identity");
     match order.contender {
         Contender::Plain => runtime()?.block_on(plain::serve(listener)),
-        Contender::Rustls => runtime()?.block_on(rustls::serve(listener, identity()?)),
+        Contender::Rustls | Contender::RustlsFirst => runtime()?.block_on(rustls::serve(listener, identity()?)),
         Contender::Snow => runtime()?.block_on(snow::serve(listener)),
         Contender::Tarpc => runtime()?.block_on(tarpc::serve(listener, identity()?)),
         Contender::Tonic => runtime()?.block_on(tonic::serve(listener, identity()?)),
@@ -73,6 +73,10 @@ pub(crate) fn load(order: &LoadArgs) -> Result<(), Failure> {
         Contender::Plain => drive(plain::Dialer::new(address), workload, length),
         Contender::Rustls => {
             let peer = rustls::Dialer::new(address, certificate()?)?;
+            drive(peer, workload, length)
+        }
+        Contender::RustlsFirst => {
+            let peer = rustls::Dialer::without_resumption(address, certificate()?)?;
             drive(peer, workload, length)
         }
         Contender::Snow => drive(snow::Dialer::new(address), workload, length),

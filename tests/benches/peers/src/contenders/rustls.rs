@@ -5,6 +5,7 @@ use std::net::TcpListener;
 
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::Resumption;
 
 use super::framing::{Framed, Stream, echo};
 use super::tls::{Connector, Identity, acceptor};
@@ -28,7 +29,14 @@ pub(super) struct Dialer {
 impl Dialer {
     pub(super) fn new(address: SocketAddr, certificate: &str) -> Result<Self, Failure> {
         Ok(Self {
-            connector: Connector::new(address, certificate)?,
+            connector: Connector::new(address, certificate, Resumption::default())?,
+        })
+    }
+
+    /// Each connection makes a handshake as if it were the first.
+    pub(super) fn without_resumption(address: SocketAddr, certificate: &str) -> Result<Self, Failure> {
+        Ok(Self {
+            connector: Connector::new(address, certificate, Resumption::disabled())?,
         })
     }
 }

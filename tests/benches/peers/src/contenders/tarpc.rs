@@ -13,6 +13,7 @@ use tarpc::tokio_serde::formats::Bincode;
 use tarpc::tokio_util::codec::LengthDelimitedCodec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::client::Resumption;
 
 use super::MAX_MESSAGE;
 use super::tls::{Connector, Identity, acceptor};
@@ -73,7 +74,7 @@ pub(super) struct Dialer {
 impl Dialer {
     pub(super) fn new(address: SocketAddr, certificate: &str) -> Result<Self, Failure> {
         Ok(Self {
-            connector: Connector::new(address, certificate)?,
+            connector: Connector::new(address, certificate, Resumption::default())?,
         })
     }
 }

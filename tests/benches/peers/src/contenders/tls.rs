@@ -5,6 +5,7 @@ use core::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -62,7 +63,7 @@ pub(super) fn acceptor(identity: &Identity) -> Result<TlsAcceptor, Failure> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Connects over TLS. As by default, later connections resume the session of an earlier one.
+/// Connects over TLS. By default later connections resume the session of an earlier one.
 pub(super) struct Connector {
     address: SocketAddr,
     tls: TlsConnector,
@@ -70,13 +71,14 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(address: SocketAddr, certificate: &str) -> Result<Self, Failure> {
+    pub(super) fn new(address: SocketAddr, certificate: &str, resumption: Resumption) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(certificate.as_bytes())?)?;
-        let config = ClientConfig::builder_with_provider(Arc::new(provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(&[&TLS13])?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.resumption = resumption;
         Ok(Self {
             address,
             tls: Arc::new(config).into(),
