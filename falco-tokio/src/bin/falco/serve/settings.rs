@@ -14,6 +14,11 @@ use crate::key::{self, KeyArgs, KeyList};
 /// while it starts.
 const OF_COMMAND: u64 = 4;
 
+/// Connections that wait for the header of their proxy: as many as the library has by default. It
+/// gives them a quarter of the descriptors at most, and does not know of those of commands and
+/// targets.
+const HEADERS: u64 = 4096 + 64;
+
 /// How many connections there may be.
 pub(super) struct Room {
     /// Those of clients.
@@ -38,7 +43,7 @@ impl Room {
         let tunnels = args.max_tunnels.min(most);
         // The library sees to the descriptors of its own connections, and not to those to targets.
         let wanted = u64::from(args.max_connections).saturating_add(4 * u64::from(tunnels));
-        let allowed = descriptors::raise(wanted);
+        let allowed = raise(args, wanted);
         let connections = args.max_connections.min(u32::try_from(allowed / 4).unwrap_or(u32::MAX));
         let places = usize::try_from(allowed.saturating_sub(connections.into())).unwrap_or(usize::MAX);
         Self {
@@ -56,9 +61,20 @@ fn beside_commands(args: &Args) -> u32 {
         return args.max_connections;
     }
     let commands = OF_COMMAND * u64::from(args.max_commands);
-    let allowed = descriptors::raise(commands.saturating_add(args.max_connections.into()));
+    let allowed = raise(args, commands.saturating_add(args.max_connections.into()));
     let connections = allowed - commands.min(allowed / 2);
     args.max_connections.min(u32::try_from(connections).unwrap_or(u32::MAX))
+}
+
+/// Raises the limit of open files as far as `wanted` descriptors need. Returns how many there are
+/// beside those of connections that wait for the header of their proxy.
+fn raise(args: &Args, wanted: u64) -> u64 {
+    let headers = if args.trust_proxy.is_empty() { 0 } else { HEADERS };
+    beside(headers, descriptors::raise(wanted.saturating_add(headers)))
+}
+
+fn beside(headers: u64, allowed: u64) -> u64 {
+    allowed - headers.min(allowed / 4)
 }
 
 pub(super) fn builder(args: &Args, room: &Room) -> Result<(Option<Keys>, ServerBuilder), Failure> {
