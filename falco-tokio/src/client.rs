@@ -240,7 +240,8 @@ impl Inner {
         self.slots.iter().all(|slot| slot.is_closed())
     }
 
-    /// The connection with the fewest outstanding requests.
+    /// The connection with the fewest outstanding requests. One that is not established is told to
+    /// connect, and gets a request only if no other is: its server may hang.
     fn least_loaded(&self) -> Result<&Arc<Shared>, Error> {
         if let [only] = &*self.slots {
             return Ok(only);
@@ -248,7 +249,16 @@ impl Inner {
         let first = self.next_slot.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
         let (before, from) = self.slots.split_at(first);
         let all = from.iter().chain(before);
-        all.min_by_key(|slot| slot.load()).ok_or(Error::Closed)
+        let least = all.clone().min_by_key(|slot| slot.load()).ok_or(Error::Closed)?;
+        if least.is_connected() {
+            return Ok(least);
+        }
+        let connected = all.filter(|slot| slot.is_connected());
+        let Some(connected) = connected.min_by_key(|slot| slot.load()) else {
+            return Ok(least);
+        };
+        least.connect();
+        Ok(connected)
     }
 
     /// Sends a request, once it has a place in the queue, and waits until it completes.

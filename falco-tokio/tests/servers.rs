@@ -138,6 +138,24 @@ async fn a_server_that_hangs_is_passed_by_and_one_with_another_key_too() {
     good.stop().await;
 }
 
+/// The second connection of the client cannot be made: one server hangs, and the other has no place
+/// for it.
+#[tokio::test]
+async fn no_request_waits_for_a_connection_while_there_is_another() {
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let good = Running::echo(Server::builder(key(1)).max_connections(1)).await;
+    let servers = [good.address, hangs.local_addr().unwrap()];
+    let client = builder().connections(2).connect_any(servers).await.unwrap();
+    for _ in 0..10 {
+        client.request_within("x", Duration::from_secs(3)).await.unwrap();
+    }
+    client.ping().await.unwrap();
+    // It was begun all the same.
+    let attempted = tokio::time::timeout(Duration::from_secs(10), hangs.accept()).await;
+    attempted.expect("the other server is tried").unwrap();
+    good.stop().await;
+}
+
 /// The time limits are those by default, 5 s each. What has begun at a server that hangs counts as
 /// an attempt, and the server is not tried again for a while.
 #[tokio::test]

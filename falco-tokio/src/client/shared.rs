@@ -37,6 +37,8 @@ pub(super) enum Order {
     Begin(Box<OpenCall>),
     /// A half of the open request with this ticket has something for the connection.
     Stream(u64),
+    /// Connect, although nothing waits for that.
+    Connect,
     /// Report when there is a connection, or why there is none.
     Open(oneshot::Sender<Result<(), Error>>),
     /// The key has changed. The connection under the old key is to accept no new requests.
@@ -70,6 +72,8 @@ pub(super) struct Shared {
     server: AtomicUsize,
     /// There is no connection, and attempts at one have failed.
     troubled: AtomicBool,
+    /// The task was told to connect, and has neither a connection nor an error since.
+    told_to_connect: AtomicBool,
 }
 
 impl Shared {
@@ -197,6 +201,18 @@ impl Shared {
     pub(super) fn set_load(&self, troubled: bool, in_flight: usize) {
         self.troubled.store(troubled, Ordering::Relaxed);
         self.in_flight.store(in_flight, Ordering::Relaxed);
+    }
+
+    /// Tells the task to connect, unless it was told before.
+    pub(super) fn connect(&self) {
+        if !self.told_to_connect.swap(true, Ordering::Relaxed) {
+            self.order(Order::Connect);
+        }
+    }
+
+    /// The task has a connection or an error.
+    pub(super) fn has_tried(&self) {
+        self.told_to_connect.store(false, Ordering::Relaxed);
     }
 
     /// Sets the server that it is connected to, if it is.

@@ -54,6 +54,8 @@ pub(super) struct Slot {
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
+    /// Whether it connects although nothing waits for that.
+    connects: bool,
     attempts: ConnectAttempts<Error>,
     /// For the next attempt to connect, and for time limits while there is no connection.
     timer: Timer,
@@ -90,6 +92,7 @@ impl Slot {
             openers: Vec::new(),
             closers: Vec::new(),
             closing: false,
+            connects: false,
             timer: Timer::default(),
         }
     }
@@ -136,6 +139,7 @@ impl Slot {
                     self.waiting_open.insert(call.ticket, *call);
                 }
                 Order::Stream(ticket) => self.pump(ticket),
+                Order::Connect => self.connects = true,
                 Order::Open(to) => self.openers.push(to),
                 Order::Renew => self.renew(None),
                 Order::Adopt(connection) => self.renew(Some(connection)),
@@ -178,6 +182,7 @@ impl Slot {
         self.attempts.key_changed();
         if let Current::Connection(connection) = &self.current {
             self.attempts.established(connection.admitted(), self.env.clock.now());
+            self.has_tried();
         }
     }
 
@@ -254,6 +259,12 @@ impl Slot {
 
     fn is_connected(&self) -> bool {
         matches!(&self.current, Current::Connection(connection) if connection.is_established())
+    }
+
+    /// There is a connection, or an error.
+    fn has_tried(&mut self) {
+        self.connects = false;
+        self.shared.has_tried();
     }
 
     /// Whether something waits for a connection.

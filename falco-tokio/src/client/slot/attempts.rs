@@ -21,7 +21,7 @@ impl Slot {
                 self.fail_all(&Error::Closed);
                 return Poll::Pending;
             }
-            _ if !self.attempts.is_wanted() => return Poll::Pending,
+            _ if !self.attempts.is_wanted() && !self.connects => return Poll::Pending,
             NextAttempt::Never => {
                 if let Some(why) = self.attempts.why() {
                     let why = why.again(Fate::NotProcessed);
@@ -78,6 +78,7 @@ impl Slot {
         if self.env.servers.dial(server).is_spent() {
             self.attempts.spend();
         }
+        self.has_tried();
         self.current = Current::Connection(connection);
     }
 
@@ -99,6 +100,7 @@ impl Slot {
         let retry = self.attempts.attempt_failed(end, why, &key.admitted, now, random);
         let pause = self.attempts.retry_at().map(|at| at.since(now)).unwrap_or_default();
         warn!(server = %dial, %error, attempt = self.attempts.failed(), ?pause, "no connection");
+        self.has_tried();
         // Callers of `connect` receive the error at once; other callers only if no retry follows.
         for to in self.openers.drain(..) {
             let _ = to.send(Err(error.again(Fate::NotProcessed)));
