@@ -219,6 +219,21 @@ impl<B: AsRef<[u8]>, W> Table<B, W> {
         next
     }
 
+    /// The length of the next request that is held back and not longer than `most`, if the first
+    /// one is longer.
+    pub(super) fn next_behind(&self, most: usize) -> Option<usize> {
+        if self.held_back == 0 {
+            return None;
+        }
+        let (Ok(at) | Err(at)) = self.position(self.first_held_back);
+        let records = self.rows.range(at..).filter_map(|row| row.record.as_ref());
+        let mut lengths = records
+            .filter(|record| matches!(record.progress, Progress::HeldBack))
+            .map(|record| record.body.as_ref().len());
+        let first = lengths.next().filter(|first| *first > most);
+        first.and_then(|_| lengths.find(|length| *length <= most))
+    }
+
     /// Moves a request that is held back to the send queue.
     pub(super) fn release(&mut self, ticket: u64) {
         if let Some(record) = self.get_mut(ticket) {
