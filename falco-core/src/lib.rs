@@ -136,9 +136,9 @@
 //! | [`ConnectionError`] | what ended the connection; returned again later | `recv` and others |
 //! | [`RequestError`] | one request failed; the connection goes on | wrapped in the enums below |
 //! | [`Misuse`] | the API forbids this call; nothing has changed | wrapped in the enums below |
-//! | [`Error`] | one of the first three, or the connection closes | `request`, `ping`, `cancel` |
-//! | [`ReplyError`] | one of the first three, or no answer is due | `answer`, `refuse` |
-//! | [`SealError`] | the first or third, [`OutputTooSmall`], closing, no answer is due | `seal` |
+//! | [`Error`] | one of the first three; or the connection closes | `request`, `ping`, `cancel` |
+//! | [`ReplyError`] | one of the first three; or the request is not open | `answer`, `refuse` |
+//! | [`SealError`] | ended, closing, misuse, no room, or request not open | `seal` |
 //! | [`OutputTooSmall`] | the output slice is too small; nothing has changed | `poll_transmit` |
 //! | [`EntropyError`] | no random numbers; nothing was sent | [`Connection::new`] |
 //! | [`StorageFull`] | the receive buffer has no room | [`RecvBuf`] |
@@ -166,7 +166,7 @@
 //! - `heapless`: `heapless::Vec` as storage of a [`RecvBuf`].
 //! - `streams`: open bodies on the noise wire, which are [requests](ClientConnection::open_request)
 //!   and [answers](ServerConnection::open_answer) of unknown length, both ways at once, within
-//!   [windows](Settings::with_streams). 4 bytes more for each request in flight.
+//!   [windows](Settings::with_streams). Each request in flight takes 4 more bytes.
 //! - `testing`: a virtual clock, deterministic entropy, an AEAD without security, fuzz targets.
 //!   Never in production.
 //!

@@ -3,7 +3,7 @@
 use crate::error::{Misuse, RequestError};
 use crate::message::RequestId;
 
-/// What [`OutgoingRequest`] and [`OutgoingAnswer`] have in common.
+/// What [`OutgoingRequest`] and [`OutgoingAnswer`] have in common. The trait is sealed.
 pub trait Outgoing: private::Sealed {
     /// Bytes in the body. 0 for an open body.
     fn length(&self) -> usize;

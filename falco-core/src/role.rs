@@ -11,7 +11,7 @@ mod private {
     pub trait Sealed {}
 }
 
-/// The role of one side of a connection: [`ClientSide`] or [`ServerSide`].
+/// The role of one side of a connection: [`ClientSide`] or [`ServerSide`]. The trait is sealed.
 pub trait Role: private::Sealed {
     /// What [`recv`](crate::Connection::recv) reports. Bodies borrow from the unread bytes.
     type Event<'u>: Debug + Copy + PartialEq + Eq;

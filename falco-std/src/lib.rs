@@ -39,8 +39,8 @@
 //!
 //! A connection is on a stream: TCP, Unix sockets, any type that implements [`Stream`], and any
 //! `Read + Write` in the wrapper [`Blocking`], which has no time limits: deadlines act only when a
-//! read or write returns. A stream without [`Stream::split`] carries one request at a time, and no
-//! open ones.
+//! read or write returns. A stream without [`Stream::split`] carries one request at a time and no
+//! open requests.
 //!
 //! # Time
 //!
@@ -55,7 +55,7 @@
 //! # Threads
 //!
 //! Client: callers write, and a caller whose request is alone on its connection also reads, until
-//! it has its answer. One thread per connection connects, and reads at all other times. On the
+//! it has its answer. One thread per connection connects, and reads whenever no caller does. On the
 //! classic wire, and over a stream that does not split, only callers read, one at a time. Server:
 //! one reading thread per connection and a bounded worker pool. If a peer reads slowly, a writer
 //! thread is started while output is pending. Resolving a name uses another thread. If it has

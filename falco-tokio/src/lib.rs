@@ -99,7 +99,7 @@
 //! | `falco_client_request_seconds` | histogram | |
 //!
 //! The metrics of a key exist from the time when the server serves with it, before its first use.
-//! Those of a key that was retired stay, at 0 when its connections have ended.
+//! The metrics of a retired key stay. Its gauge is 0 once its connections have ended.
 //!
 //! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
 //! `answered`, `not_processed` or `maybe_processed`. The `cause` of a failed attempt is `stream` if

@@ -265,7 +265,8 @@ pub(super) fn clear(id: KeyId) -> [u8; CLEAR] {
 }
 
 /// A client's key on the noise wire, with the context of the service that it calls. `T` is the type
-/// of each connection's request table, `X` the storage of the context.
+/// of each connection's request table: [`FixedTable`](super::FixedTable) or `HeapTable`. `X` is the
+/// storage of the context.
 pub struct NoiseClient<T, C, X = &'static [u8]> {
     pub(super) crypto: C,
     pub(super) secret: NoiseSecret,
