@@ -184,22 +184,22 @@ impl Tunnel {
     {
         let (mut sending, mut receiving) = self.call.split();
         let (idle, sent) = (Idle::new(self.idle_timeout), AtomicU64::new(0));
-        let down = async {
-            let mut pieces = Pieces::new(&mut receiving);
-            pieces.connected().await?;
-            let mut received = 0;
-            while let Some(bytes) = pieces.next().await? {
-                received += length_of(&bytes);
-                write_chunk(&mut writes, bytes, &idle).await?;
-            }
-            writes.shutdown().await?;
-            pieces.end().await?;
-            Ok::<_, io::Error>(received)
-        };
+        // A future that is moved would take memory of an idle tunnel twice.
         let received = tokio::select! {
             // A socket may fail as soon as both directions have ended.
             biased;
-            received = down => received?,
+            received = async {
+                let mut pieces = Pieces::new(&mut receiving);
+                pieces.connected().await?;
+                let mut received = 0;
+                while let Some(bytes) = pieces.next().await? {
+                    received += length_of(&bytes);
+                    write_chunk(&mut writes, bytes, &idle).await?;
+                }
+                writes.shutdown().await?;
+                pieces.end().await?;
+                Ok::<_, io::Error>(received)
+            } => received?,
             error = send_all(reads, &mut sending, &sent, &idle) => return Err(error),
             error = idle.expired() => return Err(error),
         };
@@ -230,7 +230,7 @@ async fn send_all(mut reads: impl Watched, sending: &mut SendStream, sent: &Atom
             // not take the rest of it is not to wait for ever.
             Err(why) => {
                 return tokio::select! {
-                    () = sleep(LAST_BYTES) => io::Error::other(why),
+                    () = Box::pin(sleep(LAST_BYTES)) => io::Error::other(why),
                     error = reads.failed() => error,
                 };
             }

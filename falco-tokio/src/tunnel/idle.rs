@@ -43,7 +43,8 @@ impl Idle {
             let Some((at, limit)) = at else {
                 return pending().await;
             };
-            sleep_until(at).await;
+            // Boxed, so that a tunnel without a limit has no memory for it.
+            Box::pin(sleep_until(at)).await;
             if self.last.load(Ordering::Relaxed) == last {
                 let text = format!("idle: nothing was carried for {limit:?}");
                 return io::Error::new(io::ErrorKind::TimedOut, text);

@@ -143,23 +143,27 @@ impl Incoming {
             idle: &idle,
             ended: false,
         };
-        let down = async {
-            tokio::select! {
-                biased;
-                taken = take_all(first, &mut body, &mut writes, &failure, &idle) => taken,
-                _ = failure.wait() => Ok(0),
-            }
-        };
-        let up = async {
-            tokio::select! {
-                biased;
-                sent = target.send_all(&mut reads) => sent.map(Some),
-                () = late(&failure) => Ok(None),
-            }
-        };
+        // Futures that are moved would take memory of an idle tunnel twice.
         let (sent, received) = tokio::select! {
             biased;
-            both = async { tokio::try_join!(up, down) } => both?,
+            both = async {
+                tokio::try_join!(
+                    async {
+                        tokio::select! {
+                            biased;
+                            sent = target.send_all(&mut reads) => sent.map(Some),
+                            () = late(&failure) => Ok(None),
+                        }
+                    },
+                    async {
+                        tokio::select! {
+                            biased;
+                            taken = take_all(first, &mut body, &mut writes, &failure, &idle) => taken,
+                            _ = failure.wait() => Ok(0),
+                        }
+                    },
+                )
+            } => both?,
             error = idle.expired() => return Err(error),
         };
         let ended = target.ended;
@@ -186,7 +190,8 @@ type Failure = SetOnce<io::Error>;
 /// Waits until the last bytes of a target whose socket has failed were to be sent.
 async fn late(failure: &Failure) {
     failure.wait().await;
-    sleep(LAST_BYTES).await;
+    // Boxed, so that an idle tunnel has no memory for it.
+    Box::pin(sleep(LAST_BYTES)).await;
 }
 
 /// The direction to the client.
