@@ -53,8 +53,14 @@ fn handlers_that_call_their_own_server_do_not_stop_it() {
         bounded(move || {
             let inner = Arc::new(OnceLock::<Client>::new());
             let own = Arc::clone(&inner);
+            let outer = AtomicUsize::new(0);
             let running = Running::start(server(classic).workers(2), move |request: Request| {
                 if request.body() == b"outer" {
+                    // Both workers are taken before a handler calls the server.
+                    outer.fetch_add(1, Ordering::SeqCst);
+                    while outer.load(Ordering::SeqCst) < 2 {
+                        thread::sleep(millis(1));
+                    }
                     return Ok(own.get().expect("it is connected").request("inner")?);
                 }
                 echo(request)
