@@ -62,6 +62,10 @@ impl<S: Stream> Line<S> {
         self.clock.now()
     }
 
+    pub(crate) const fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// The peer has proved that it has the key: from now on each read has a large buffer.
     pub(crate) fn set_authenticated(&mut self) {
         self.read_ahead = READ_AHEAD;
@@ -93,10 +97,11 @@ impl<S: Stream> Line<S> {
         self.inbox.shrink();
     }
 
-    /// Waits for bytes until `until`. `total` is how many unread bytes the core needs in all.
-    pub(crate) fn fill(&mut self, total: usize, until: Option<Instant>) -> io::Result<Filled> {
+    /// Waits for bytes from `now` until `until`. `total` is how many unread bytes the core needs in
+    /// all.
+    pub(crate) fn fill(&mut self, total: usize, now: Instant, until: Option<Instant>) -> io::Result<Filled> {
         let may_idle = !self.idle && self.read_ahead > 0 && self.inbox.is_empty();
-        let wait = until.map(|until| until.since(self.now()));
+        let wait = until.map(|until| until.since(now));
         let wait = [wait, self.longest_wait, may_idle.then_some(IDLE)];
         let wait = wait.into_iter().flatten().min();
         self.limit_read(wait)?;

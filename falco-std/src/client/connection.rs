@@ -161,7 +161,7 @@ impl Connection {
     /// done so.
     pub(super) fn lock_current(&self, limit: Option<Limit>) -> MutexGuard<'_, Locked<State>> {
         let mut locked = self.shared.lock();
-        let start = Instant::now();
+        let mut waits_until = None;
         while locked.state.is_open() && locked.state.is_quiet(self.shared.now()) && self.shared.is_readable() {
             if let Some(guard) = ReadGuard::take(&self.shared, &mut locked.state) {
                 drop(locked);
@@ -169,7 +169,8 @@ impl Connection {
                 locked = self.shared.lock();
                 continue;
             }
-            let left = READER_WAIT.saturating_sub(start.elapsed());
+            let until = *waits_until.get_or_insert_with(|| Instant::now() + READER_WAIT);
+            let left = until.saturating_duration_since(Instant::now());
             let left = limit.map_or(left, |limit| left.min(limit.left()));
             if left.is_zero() {
                 break;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use falco_core::Fate;
 
+use crate::clock::Clock;
 use crate::error::Error;
 
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,11 @@ impl Limit {
         let whole = limit?;
         let at = Instant::now().checked_add(whole)?;
         Some(Self { at, whole })
+    }
+
+    /// When the time is over, on the clock of connections.
+    pub(super) fn until(self, clock: Clock) -> falco_core::Instant {
+        clock.not_before(self.at)
     }
 
     /// How much time is left.

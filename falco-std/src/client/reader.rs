@@ -54,7 +54,7 @@ impl Reader {
             if self.shared.lock().state.mux.is_established() {
                 break;
             }
-            self.fill(total, None)?;
+            self.fill(total, self.line.now(), None)?;
         }
         self.line.set_authenticated();
         self.alone = !self.shared.splits();
@@ -77,7 +77,7 @@ impl Reader {
                 return Ok(());
             }
             drop(locked);
-            self.fill(total, None)?;
+            self.fill(total, self.line.now(), None)?;
         }
     }
 
@@ -89,17 +89,19 @@ impl Reader {
 
     /// Reads until the request of `slot` has completed, for `limit` at most.
     pub(super) fn read_until(&mut self, slot: &Slot, limit: Option<Limit>) -> Option<Outcome<Reply>> {
-        let until = limit.map(|limit| self.line.now() + limit.left());
+        let until = limit.map(|limit| limit.until(self.line.clock()));
         loop {
             let advanced = self.advance(until);
             if let Some(end) = slot.take() {
                 return Some(end);
             }
+            let now = self.line.now();
+            let is_past = until.is_some_and(|until| now >= until);
             let step = match advanced {
                 // The caller of this function returns a more specific error.
-                Err(Err(error)) if is_timeout(&error) && self.is_past(until) => return None,
-                Ok(_) if self.is_past(until) => return None,
-                Ok(total) => self.fill(total, until),
+                Err(Err(error)) if is_timeout(&error) && is_past => return None,
+                Ok(_) if is_past => return None,
+                Ok(total) => self.fill(total, now, until),
                 Err(ended) => Err(ended),
             };
             if let Err(ended) = step {
@@ -152,10 +154,6 @@ impl Reader {
         self.shared.notify();
     }
 
-    fn is_past(&self, until: Option<Instant>) -> bool {
-        until.is_some_and(|until| self.line.now() >= until)
-    }
-
     /// Processes the unread bytes and flushes pending output. Returns how many unread bytes the
     /// next step needs.
     fn advance(&mut self, until: Option<Instant>) -> Result<usize, Ended> {
@@ -193,10 +191,10 @@ impl Reader {
         self.shared.lock().state.take_write_error().map_or(Ok(()), Err)
     }
 
-    /// Waits for bytes until `until` or a deadline of the connection.
-    fn fill(&mut self, total: usize, until: Option<Instant>) -> Result<(), Ended> {
+    /// Waits for bytes from `now` until `until` or a deadline of the connection.
+    fn fill(&mut self, total: usize, now: Instant, until: Option<Instant>) -> Result<(), Ended> {
         let due = self.shared.lock().state.mux.poll_timeout();
-        let filled = self.line.fill(total, until.into_iter().chain(due).min());
+        let filled = self.line.fill(total, now, until.into_iter().chain(due).min());
         if self.line.is_idle() {
             self.shared.free_buffer();
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use falco_core::mux::{MustLeave, NoAnswer, ServerStep};
-use falco_core::{ConnectionError, RequestError, ServerConnection, wipe_stack};
+use falco_core::{ConnectionError, Instant, RequestError, ServerConnection, wipe_stack};
 
 use super::Service;
 use super::admission::{Permit, Place};
@@ -190,7 +190,7 @@ where
                     if self.input_ended {
                         self.wait_for_change(seen);
                     } else {
-                        self.fill(total)?;
+                        self.fill(total, now)?;
                     }
                 }
                 // Back-pressure. The lifetime is paused meanwhile.
@@ -264,23 +264,24 @@ where
         drop(self.conn.wait(locked, Some(wait.max(Duration::from_millis(1)))));
     }
 
-    /// Waits for bytes.
-    fn fill(&mut self, total: usize) -> io::Result<()> {
+    /// Waits for bytes, from `now` on.
+    fn fill(&mut self, total: usize, mut now: Instant) -> io::Result<()> {
         let locked = self.conn.lock();
         if locked.state.has_ended() {
             return Ok(());
         }
-        let until = locked.state.poll_timeout(self.conn.now());
+        let until = locked.state.poll_timeout(now);
         let half_open = !locked.state.mux.is_established();
         drop(locked);
         if half_open {
-            let limit = until.map(|until| until.since(self.conn.now()));
+            let limit = until.map(|until| until.since(now));
             if !self.permit.wait_readable(limit) {
                 self.conn.cut();
                 return Ok(());
             }
+            now = self.conn.now();
         }
-        let filled = self.line.fill(total, until)?;
+        let filled = self.line.fill(total, now, until)?;
         if self.line.is_idle() {
             self.conn.free_buffer();
         }
