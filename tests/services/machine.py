@@ -76,7 +76,10 @@ def machine(scratch, falco=FALCO):
     in_namespace = lambda script, *more: ["unshare", "--mount", "sh", "-c", script, "sh", name, *more]
     booting = in_namespace(BOOT, root, *words)
     leader = None
-    with open(log, "w") as out, running(booting, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as process:
+    with contextlib.ExitStack() as stack:
+        stack.callback(subprocess.run, in_namespace(CLEAN), timeout=PATIENCE)
+        out = stack.enter_context(open(log, "w"))
+        process = stack.enter_context(running(booting, stdin=subprocess.DEVNULL, stdout=out, stderr=out))
         try:
             until("systemd begins", lambda: process.poll() is not None or first_process(process.pid))
             assert process.poll() is None, f"there is no machine: {log.read_text()}"
@@ -91,4 +94,3 @@ def machine(scratch, falco=FALCO):
         finally:
             if process.poll() is None and leader:
                 os.kill(leader, signal.SIGKILL)
-    output_of(*in_namespace(CLEAN))
