@@ -52,10 +52,9 @@ impl Socket {
         let _ = stream.set_nodelay(true);
         let socket = SockRef::from(&stream);
         let _ = socket.set_linger(Some(Duration::ZERO));
-        // So that a host which is gone does not keep its place.
+        // So that a host which is gone does not keep its place. `TCP_USER_TIMEOUT` would also cut
+        // off a program that reads nothing for that long.
         let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(GONE));
-        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        let _ = socket.set_tcp_user_timeout(Some(2 * GONE));
         Self::on(Stream::Tcp(stream))
     }
 
@@ -211,5 +210,26 @@ impl AsyncWrite for Writes<'_> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         with_half!(WriteHalf, &mut self.0, half => Pin::new(half).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Measured in another way, it would take as long as the system waits.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_system_does_not_cut_off_a_program_that_reads_nothing() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let (connected, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        for stream in [connected.unwrap(), accepted.unwrap().0] {
+            let Stream::Tcp(stream) = Socket::tcp(stream).stream else {
+                panic!("it is a TCP socket")
+            };
+            let socket = SockRef::from(&stream);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+            assert!(socket.keepalive().unwrap());
+        }
     }
 }
