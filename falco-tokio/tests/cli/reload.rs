@@ -171,6 +171,11 @@ fn keys_that_cannot_be_read_again_stay() {
     assert_eq!(run(keyed(&["send", &heard.server.address, "x"])).good(), "x");
     heard.server.stop();
 
+    let heard = Heard::of(keyed(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]));
+    let line: Value = serde_json::from_str(&heard.reload("the server keeps its 1 key")).unwrap();
+    assert_eq!(line["level"], "WARN");
+    heard.server.stop();
+
     let classic = keyed(&["serve", "--listen", "127.0.0.1:0", "--wire", "classic"]);
     let heard = Heard::of(classic);
     heard.reload("the classic wire has one key, which is not read again");

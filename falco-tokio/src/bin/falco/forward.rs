@@ -172,7 +172,7 @@ async fn follow_key(target: Target, mut id: KeyId, client: Arc<Client>, mut hang
                 log::tell(&format_args!("read the key again: changed from {id} to {new}"));
                 id = new;
             }
-            Err(failure) => log::tell(&format_args!("{}; the key is still {id}", failure.message())),
+            Err(failure) => log::warn(&format_args!("{}; the key is still {id}", failure.message())),
         }
     }
 }

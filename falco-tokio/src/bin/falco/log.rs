@@ -82,6 +82,15 @@ pub(crate) fn tell(message: &impl fmt::Display) {
     }
 }
 
+/// Writes a message on which somebody may have to act to standard error.
+pub(crate) fn warn(message: &impl fmt::Display) {
+    if is_json() {
+        tracing::warn!(target: TOLD, "{message}");
+    } else {
+        note(format_args!("falco: {message}\n"));
+    }
+}
+
 /// Writes lines of a command to standard error.
 pub(crate) fn copy(text: &[u8]) {
     if !is_json() {

@@ -51,14 +51,14 @@ impl Keys {
 
     /// Reads the keys again: adds new ones to the server, revokes those that are marked so, and
     /// retires those that are gone. Reports what has changed. If the keys cannot be read, the
-    /// server keeps those that it has.
+    /// server keeps those that it has, and a warning says so.
     pub(super) fn reload(&mut self, handle: &Handle) {
         let read = match self.list.read_again() {
             Ok(read) => read,
             Err(failure) => {
                 let count = u64::try_from(self.labels.len()).unwrap_or(u64::MAX);
                 let keys = counted(count, "key");
-                return log::tell(&format_args!("{}; the server keeps its {keys}", failure.message()));
+                return log::warn(&format_args!("{}; the server keeps its {keys}", failure.message()));
             }
         };
         let mut before = core::mem::take(&mut self.labels);
