@@ -213,12 +213,11 @@ impl AsyncWrite for Writes<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
     /// Measured in another way, it would take as long as the system waits.
-    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn the_system_does_not_cut_off_a_program_that_reads_nothing() {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
