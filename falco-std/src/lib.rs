@@ -57,9 +57,11 @@
 //! Client: callers write, and a caller whose request is alone on its connection also reads, until
 //! it has its answer. One thread per connection connects, and reads whenever no caller does. On the
 //! classic wire, and over a stream that does not split, only callers read, one at a time. Server:
-//! one reading thread per connection and a bounded worker pool. If a peer reads slowly, a writer
-//! thread is started while output is pending. Resolving a name uses another thread. If it has
-//! several addresses, each attempt to connect to one uses another thread, too.
+//! one thread per connection, which reads and runs short handlers, and a bounded worker pool
+//! for the others. If a handler on the thread of a connection takes more than 1 to 2 ms,
+//! another thread goes on with the connection. If a peer reads slowly, a writer thread is
+//! started while output is pending. Resolving a name uses another thread. If it has several
+//! addresses, each attempt to connect to one uses another thread, too.
 
 mod client;
 mod clock;

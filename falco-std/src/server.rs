@@ -1,5 +1,5 @@
 //! The server. `builder` has its settings, `accept` accepts sockets, `admission` decides which
-//! connections are served, `connection` serves one, and `pool` runs handlers.
+//! connections are served, `connection` serves one, and `pool` bounds and runs handlers.
 
 mod accept;
 mod admission;
@@ -47,7 +47,9 @@ pub use self::streams::StreamRequest;
 ///
 /// Each connection has a thread. The number of connections is limited
 /// ([`ServerBuilder::max_connections`]), and so is the number of handlers that run at once
-/// ([`ServerBuilder::workers`]). Handlers for several requests of one connection run at once. Each
+/// ([`ServerBuilder::workers`]). Handlers for several requests of one connection run at once. A
+/// handler runs on the thread of its connection if its request is alone there and the handler
+/// before was short, and on a worker thread otherwise. Each
 /// request is answered when its handler returns, on the classic wire in the order of the requests.
 ///
 /// ```
@@ -248,7 +250,7 @@ impl Server {
     {
         let (conn, stream) = connection::prepare(&self.service, Box::new(stream), handlers.take_streams())?;
         let permit = self.service.admission.guest(conn);
-        connection::serve(&self.service, &permit, stream, None, handlers)
+        connection::serve_guest(&self.service, permit, stream, handlers)
     }
 }
 

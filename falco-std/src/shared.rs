@@ -38,6 +38,10 @@ pub(crate) trait Output: Send + 'static {
     /// written.
     fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize;
 
+    /// Whether nothing is to be written: a call of [`seal`](Self::seal) would seal nothing and
+    /// change nothing.
+    fn all_sealed(&mut self) -> bool;
+
     /// Returns a function that has to be called after sealing, while the state is not locked.
     fn after_seal(&mut self) -> Option<Arc<dyn Fn() + Send + Sync>> {
         None
@@ -290,10 +294,13 @@ impl<T: Output> Shared<T> {
         writer.free_buffer(0);
     }
 
-    /// Claims the writer. Returns `false` if another thread is writing: that thread then writes
-    /// everything.
+    /// Claims the writer. Returns `false` if there is nothing to write, or if another thread is
+    /// writing: that thread then writes everything.
     fn begin_writing(&self) -> bool {
-        !core::mem::replace(&mut self.lock().writing, true)
+        let mut locked = self.lock();
+        let begins = !locked.writing && !locked.state.all_sealed();
+        locked.writing |= begins;
+        begins
     }
 
     /// Writes what an earlier call has left, then what the state seals. Returns `false` if output

@@ -373,6 +373,11 @@ impl Output for State {
         sealed
     }
 
+    fn all_sealed(&mut self) -> bool {
+        self.pump_writable();
+        self.mux.all_sealed()
+    }
+
     fn write_failed(&mut self, why: Ended, written: bool) {
         self.end_writing(written);
         self.write_failed = true;

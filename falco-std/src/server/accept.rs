@@ -140,8 +140,7 @@ where
         }
         let (service, handlers) = (Arc::clone(self.service), Arc::clone(self.handlers));
         let started = self.service.threads.run(Box::new(move || {
-            // The result, what ended the connection, has no receiver here.
-            let _ = connection::serve(&service, &permit, stream, peer, &handlers);
+            connection::serve(service, permit, stream, peer, handlers);
         }));
         self.short |= started.is_err();
     }

@@ -163,7 +163,8 @@ impl ServerBuilder {
         self
     }
 
-    /// How many handlers may run at once, 64 by default. 0 counts as 1. Further requests wait, for
+    /// How many handlers may run at once, 64 by default. 0 counts as 1. Those on threads of
+    /// connections count too. Further requests wait, for
     /// the [queue timeout](Self::queue_timeout) at most. Connections take turns: even if many
     /// requests of one connection wait, a request of another connection waits for at most one of
     /// them. Half of the workers, and one at least, run handlers of open requests at most, which
@@ -401,7 +402,7 @@ impl ServerBuilder {
         {
             limits = limits.within(available);
         }
-        let clock = Clock::new();
+        let (clock, threads) = (Clock::new(), Arc::default());
         let service = Service {
             keys: Arc::new(keys),
             settings,
@@ -410,8 +411,8 @@ impl ServerBuilder {
             clock,
             admission: Arc::new(Admission::new(limits, seed, clock)),
             source_prefix: self.source_prefix,
-            threads: Arc::default(),
-            pool: Arc::new(Pool::new(self.workers.max(1))),
+            threads: Arc::clone(&threads),
+            pool: Arc::new(Pool::new(self.workers.max(1), threads)),
             open_places: OpenPlaces::new(places),
             budget: match self.max_answers {
                 Some(max_answers) => SharedBudget::with_max_answers(self.max_held, max_answers),

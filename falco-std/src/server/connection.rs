@@ -1,28 +1,28 @@
-//! One connection of a server: the thread that reads, and what a worker does for a request. The
-//! state that they share is in `state`.
+//! One connection of a server: the thread that reads. What it and workers do for a request is in
+//! `requests`, how it runs a handler itself in `handling`, and the state that they share is in
+//! `state`.
 
 #[cfg(all(test, unix))]
 mod half_open_tests;
+mod handling;
+mod requests;
 
 use core::net::SocketAddr;
-use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 use std::io;
-use std::panic::catch_unwind;
-use std::sync::{Arc, Weak};
-use std::thread;
+use std::sync::Arc;
 
-use falco_core::mux::{MustLeave, NoAnswer, ServerStep};
-use falco_core::{ConnectionError, Instant, RequestError, ServerConnection, wipe_stack};
+use falco_core::mux::{MustLeave, ServerStep};
+use falco_core::{ConnectionError, Instant, ServerConnection, wipe_stack};
 
+use self::handling::Parked;
+use self::requests::Requests;
 use super::Service;
-use super::admission::{Permit, Place};
+use super::admission::Permit;
 use super::handler::{HandlerError, Request};
-use super::pool::JobSource;
-use super::state::{Conn, Job, State, Work};
-use super::streams::{Handlers, StreamRequest};
+use super::state::{Conn, Job, State};
+use super::streams::Handlers;
 use crate::line::{Filled, Line};
-use crate::open::without_unused;
 use crate::shared::{Locked, Shared, handles};
 use crate::stream::BoxedStream;
 
@@ -55,73 +55,124 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream, streams: bool) -> 
     Ok((conn, input))
 }
 
-struct Reader<'a, H> {
-    conn: &'a Arc<Conn>,
+/// The thread of a connection, and what it takes along if another thread goes on.
+struct Reader<H> {
+    conn: Arc<Conn>,
     line: Line<BoxedStream>,
-    service: &'a Arc<Service>,
-    permit: &'a Permit,
+    service: Arc<Service>,
     requests: Arc<Requests<H>>,
+    /// Where this is while the thread runs a handler. `None` if it runs none.
+    parked: Option<Arc<Parked<H>>>,
     /// The client sends nothing more.
     input_ended: bool,
+    /// Dropped last, so that the descriptor is free when the place is.
+    permit: Permit,
 }
 
-/// Serves a connection until it has ended. Returns what ended it.
+/// Why a thread reads no more.
+enum Step {
+    Ended(ConnectionError),
+    /// It is to run this handler first.
+    Handle(Job),
+}
+
+/// Serves an accepted connection, until it has ended or another thread goes on with it.
 pub(super) fn serve<H>(
-    service: &Arc<Service>,
-    permit: &Permit,
+    service: Arc<Service>,
+    permit: Permit,
     stream: BoxedStream,
     peer: Option<SocketAddr>,
+    handlers: Arc<Handlers<H>>,
+) where
+    H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+{
+    let mut reader = Reader::new(service, permit, stream, peer, handlers);
+    reader.parked = Some(Arc::default());
+    // The result, what ended the connection, has no receiver here.
+    let _ = reader.serve();
+}
+
+/// Serves a guest until it has ended, on this thread alone: its stream is of the user. Returns what
+/// ended it.
+pub(super) fn serve_guest<H>(
+    service: &Arc<Service>,
+    permit: Permit,
+    stream: BoxedStream,
     handlers: &Arc<Handlers<H>>,
 ) -> io::Result<ConnectionError>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    let conn = permit.conn();
-    // Shutting a socket down wakes a thread that reads it, on Unix.
-    let wakes = cfg!(unix) && conn.splits();
-    let longest_wait = if wakes { None } else { Some(STOP_POLL) };
-    let requests = Arc::new(Requests {
-        conn: Arc::downgrade(conn),
-        peer,
-        handlers: Arc::clone(handlers),
-        place: Arc::clone(permit.place()),
-    });
-    let (pool, source) = (Arc::clone(&service.pool), Arc::clone(&requests));
-    let submit = move || pool.submit(Arc::clone(&source));
-    let mut locked = conn.lock();
-    locked.state.set_submit(Arc::new(submit));
-    locked.state.all_stream = handlers.all_stream();
-    drop(locked);
-    let mut reader = Reader {
-        conn,
-        line: Line::new(stream, service.clock, longest_wait),
-        service,
-        permit,
-        requests,
-        input_ended: false,
-    };
-    let ended = reader.run();
-    wipe_stack();
-    reader.end(&ended);
-    ended
+    let reader = Reader::new(Arc::clone(service), permit, stream, None, Arc::clone(handlers));
+    reader.serve().unwrap_or(Ok(ConnectionError::Closed))
 }
 
-impl<H> Reader<'_, H>
+impl<H> Reader<H>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    /// Reads until the connection has ended. It is not inlined, because its caller overwrites its
-    /// stack frame afterwards.
+    fn new(
+        service: Arc<Service>,
+        permit: Permit,
+        stream: BoxedStream,
+        peer: Option<SocketAddr>,
+        handlers: Arc<Handlers<H>>,
+    ) -> Box<Self> {
+        let conn = Arc::clone(permit.conn());
+        // Shutting a socket down wakes a thread that reads it, on Unix.
+        let wakes = cfg!(unix) && conn.splits();
+        let longest_wait = if wakes { None } else { Some(STOP_POLL) };
+        let place = Arc::clone(permit.place());
+        let all_stream = handlers.all_stream();
+        let requests = Arc::new(Requests::new(Arc::downgrade(&conn), peer, handlers, place));
+        let (pool, source) = (Arc::clone(&service.pool), Arc::clone(&requests));
+        let submit = move || pool.submit(Arc::clone(&source));
+        let mut locked = conn.lock();
+        locked.state.set_submit(Arc::new(submit));
+        locked.state.all_stream = all_stream;
+        drop(locked);
+        Box::new(Self {
+            conn,
+            line: Line::new(stream, service.clock, longest_wait),
+            service,
+            requests,
+            parked: None,
+            input_ended: false,
+            permit,
+        })
+    }
+
+    /// Serves the connection until it has ended, and returns what ended it. Returns `None` if
+    /// another thread goes on.
+    fn serve(mut self: Box<Self>) -> Option<io::Result<ConnectionError>> {
+        loop {
+            let step = self.run();
+            wipe_stack();
+            let ended = match step {
+                Ok(Step::Handle(job)) => {
+                    self = self.handle(job)?;
+                    continue;
+                }
+                Ok(Step::Ended(end)) => Ok(end),
+                Err(error) => Err(error),
+            };
+            self.end(&ended);
+            return Some(ended);
+        }
+    }
+
+    /// Reads until the connection has ended, or until this thread is to run a handler. It is not
+    /// inlined, because its caller overwrites its stack frame afterwards.
     #[inline(never)]
-    fn run(&mut self) -> io::Result<ConnectionError> {
+    fn run(&mut self) -> io::Result<Step> {
         loop {
             self.conn.flush();
             let mut locked = self.conn.lock();
             if let Some(ended) = locked.state.end.take() {
-                return ended;
+                return ended.map(Step::Ended);
             }
             if locked.state.cut || locked.state.revoked {
-                return Ok(ConnectionError::Closed);
+                return Ok(Step::Ended(ConnectionError::Closed));
             }
             let (now, seen) = (self.conn.now(), locked.changes());
             let refused = locked.state.refuse_overdue(now);
@@ -131,10 +182,13 @@ where
                 continue;
             }
             match locked.state.mux.recv(now, self.line.unread()) {
-                Err(end) => return Ok(end),
+                Err(end) => return Ok(Step::Ended(end)),
                 Ok(ServerStep::Request { consumed, id, body }) => {
                     let body = body.into_vec();
                     self.line.consume(consumed);
+                    if self.line.unread().is_empty() && self.may_handle(&locked.state) {
+                        return Ok(Step::Handle(locked.state.begin(id, body)));
+                    }
                     let schedule = locked.state.push(now, id, body);
                     drop(locked);
                     if schedule {
@@ -285,6 +339,9 @@ where
         if self.line.is_idle() {
             self.conn.free_buffer();
         }
+        if filled == Filled::Bytes {
+            return Ok(());
+        }
         let now = self.conn.now();
         let state = &mut self.conn.lock().state;
         match filled {
@@ -323,93 +380,5 @@ where
         } else {
             self.line.abort();
         }
-    }
-}
-
-/// The requests of one connection, for workers.
-struct Requests<H> {
-    /// Weak, so that a handler that runs does not keep the stream of a connection that has ended.
-    conn: Weak<Conn>,
-    peer: Option<SocketAddr>,
-    handlers: Arc<Handlers<H>>,
-    /// Taken until the last handler has returned.
-    place: Arc<Place>,
-}
-
-impl<H> JobSource for Requests<H>
-where
-    H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
-{
-    /// Runs the handler for the next request, and sends the answer.
-    fn run_one(&self, more: &dyn Fn()) {
-        let Some(conn) = self.conn.upgrade() else { return };
-        let (job, others) = conn.lock().state.pop();
-        drop(conn);
-        if others {
-            more();
-        }
-        let Some(Job {
-            id,
-            key,
-            work,
-            cancelled,
-            held,
-        }) = job
-        else {
-            return;
-        };
-        let counters = self.place.admission().counters();
-        counters.requests.add(1);
-        // A handler shares no state of this crate, so its panic cannot leave any state
-        // inconsistent.
-        match work {
-            Work::Whole(body) => {
-                let request = Request::received(body, self.peer, key, cancelled);
-                let result = catch_unwind(AssertUnwindSafe(|| (self.handlers.handler)(request)));
-                let result = result.map(|result| result.map(without_unused));
-                counters.handled(self.complete(result, |state, result| state.answer(id, result)));
-            }
-            Work::Open(pipe, place) => {
-                let request = Request::received(Vec::new(), self.peer, key, cancelled);
-                let request = StreamRequest::new(&pipe, request, Weak::clone(&self.conn));
-                let result = catch_unwind(AssertUnwindSafe(|| self.handlers.open(request)));
-                let handled = self.complete(result, |state, result| state.end_open(id, result));
-                // The connection may have ended after the answer was sent.
-                let answered = handled == Ok(false) && pipe.update(|halves| halves.is_answered());
-                counters.handled(if answered { Ok(true) } else { handled });
-                drop(place);
-            }
-        }
-        // The request's body is gone, and its answer counts from now on.
-        drop(held);
-        let Some(conn) = self.conn.upgrade() else { return };
-        conn.flush();
-        conn.lock().state.job_done();
-        conn.notify();
-    }
-}
-
-impl<H> Requests<H> {
-    /// Hands the result of a handler to the connection with `submit`. Returns what became of the
-    /// request, as [`State::answer`] does.
-    fn complete<T>(
-        &self,
-        result: thread::Result<Result<T, HandlerError>>,
-        submit: impl FnOnce(&mut State, Result<T, NoAnswer<'_>>) -> Result<bool, RequestError>,
-    ) -> Result<bool, RequestError> {
-        // An error and the payload of a panic are dropped last, because dropping them may run the
-        // user's code.
-        let (answer, error, _payload) = match result {
-            Ok(Ok(answer)) => (Some(answer), None, None),
-            Ok(Err(error)) => (None, Some(error), None),
-            Err(payload) => (None, None, Some(payload)),
-        };
-        let Some(conn) = self.conn.upgrade() else {
-            return Ok(false);
-        };
-        let failure = || error.as_deref().map_or(NoAnswer::Panicked, NoAnswer::Failed);
-        let handled = submit(&mut conn.lock().state, answer.ok_or_else(failure));
-        drop(conn);
-        handled
     }
 }

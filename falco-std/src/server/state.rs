@@ -1,6 +1,7 @@
 //! The state that the threads of a server's connection share: the mux, and which requests wait for
 //! a worker or have one. There is no I/O here.
 
+mod output;
 pub(super) mod streams;
 
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, Halves, HeldBytes, LastStep, NoAnswer, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Ending, Halves, HeldBytes, NoAnswer, ServerMux, ServerStep, SharedBudget};
 use falco_core::{
     CloseReason, ConnectionError, Instant, KeyId, LostRequest, RequestError, RequestId, ServerConnection, Settings,
     Status,
@@ -22,7 +23,7 @@ use super::linger::LingerTimer;
 use super::queue::{Position, Queue};
 use crate::error::{Error, copy};
 use crate::open::{Pipe, Why};
-use crate::shared::{Output, Shared, seal_into};
+use crate::shared::Shared;
 
 pub(super) type Conn = Shared<State>;
 
@@ -38,12 +39,12 @@ pub(super) enum Work {
 
 /// A complete request, or an open one, that has no result from a handler yet.
 struct Pending {
-    /// The work and the position in the queue, until a worker takes the request.
-    queued: Option<(Work, Position)>,
+    /// The work, its bytes and the position in the queue, until a worker takes the request.
+    queued: Option<(Work, HeldBytes<SharedBudget>, Position)>,
     cancelled: Arc<AtomicBool>,
 }
 
-/// A request that a worker has taken.
+/// A request that a worker has taken, or the thread of the connection.
 pub(super) struct Job {
     pub(super) id: RequestId,
     pub(super) key: (Option<KeyId>, Option<Arc<str>>),
@@ -175,11 +176,50 @@ impl State {
     fn push_work(&mut self, now: Instant, id: RequestId, work: Work) -> bool {
         let (position, schedule) = self.queue.push(id, now);
         let pending = Pending {
-            queued: Some((work, position)),
+            queued: Some((work, self.mux.take_held(id), position)),
             cancelled: Arc::default(),
         };
         self.pending.insert(id, pending);
         schedule
+    }
+
+    /// Whether no other request is waiting or has a handler, and one may have a handler now.
+    pub(super) fn is_free(&self) -> bool {
+        self.pending.is_empty() && !self.all_stream && self.mux.may_handle()
+    }
+
+    /// Takes a complete request that does not wait in the queue, for the thread of the connection.
+    pub(super) fn begin(&mut self, id: RequestId, body: Vec<u8>) -> Job {
+        let cancelled = Arc::<AtomicBool>::default();
+        let pending = Pending {
+            queued: None,
+            cancelled: Arc::clone(&cancelled),
+        };
+        self.pending.insert(id, pending);
+        let held = self.mux.take_held(id);
+        self.job(id, Work::Whole(body), cancelled, held)
+    }
+
+    /// Adds a request that was begun and has no handler to the queue, as [`push`](Self::push) does,
+    /// unless the connection has ended.
+    #[must_use]
+    pub(super) fn put_back(&mut self, now: Instant, job: Job) -> bool {
+        let Some(pending) = self.pending.get_mut(&job.id) else {
+            return false;
+        };
+        let (position, schedule) = self.queue.push(job.id, now);
+        pending.queued = Some((job.work, job.held, position));
+        schedule
+    }
+
+    fn job(&self, id: RequestId, work: Work, cancelled: Arc<AtomicBool>, held: HeldBytes<SharedBudget>) -> Job {
+        Job {
+            id,
+            key: (self.mux.connection().key_id(), self.label.clone()),
+            work,
+            cancelled,
+            held,
+        }
     }
 
     /// The client has cancelled a request. If no worker has taken it, none will.
@@ -191,7 +231,7 @@ impl State {
             pipe.update(Halves::cancel);
         }
         let Some(pending) = self.pending.get(&id) else { return };
-        if let Some((_, position)) = pending.queued {
+        if let Some((_, _, position)) = pending.queued {
             self.queue.remove(position);
             let dropped = NoAnswer::Dropped;
             let _ = if self.opens.pipe(id).is_some() {
@@ -284,15 +324,9 @@ impl State {
         let (first, more) = self.queue.pop();
         let job = first.and_then(|id| {
             let pending = self.pending.get_mut(&id)?;
-            let (work, _) = pending.queued.take()?;
+            let (work, held, _) = pending.queued.take()?;
             let cancelled = Arc::clone(&pending.cancelled);
-            Some(Job {
-                id,
-                key: (self.mux.connection().key_id(), self.label.clone()),
-                work,
-                cancelled,
-                held: self.mux.take_held(id),
-            })
+            Some(self.job(id, work, cancelled, held))
         });
         self.running += usize::from(job.is_some());
         (job, more)
@@ -384,80 +418,6 @@ impl Conn {
         self.notify();
         self.shutdown(Shutdown::Both);
         unanswered
-    }
-}
-
-impl Output for State {
-    fn seal(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
-        if self.write_failed || self.cut {
-            return 0;
-        }
-        self.held_up |= !self.mux.may_handle();
-        self.pump_writable();
-        let mut sealed = seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out));
-        if sealed == 0 && self.pump_writable() {
-            sealed = seal_into(out, self.mux.seal_size(), |out| self.mux.seal(now, out));
-        }
-        self.note_end(now);
-        self.resume(now);
-        sealed
-    }
-
-    fn after_seal(&mut self) -> Option<Arc<dyn Fn() + Send + Sync>> {
-        let due = core::mem::take(&mut self.submit_due);
-        self.submit.clone().filter(|_| due)
-    }
-
-    fn write_failed(&mut self, why: io::Result<ConnectionError>, _written: bool) {
-        self.write_failed = true;
-        self.fail_opens(&why);
-        self.end.get_or_insert(why);
-        self.cancel_all();
-    }
-
-    fn blocked(&mut self, since: Instant, now: Instant) -> bool {
-        self.mux.blocked(since);
-        self.mux.is_stalled(now, self.ending)
-    }
-
-    fn unblocked(&mut self) {
-        self.mux.wrote();
-    }
-
-    fn drained(&mut self, now: Instant) -> Option<Shutdown> {
-        // Otherwise nothing was sealed, and the stream may not have accepted what was before.
-        if !self.write_failed && !self.cut {
-            self.mux.flushed();
-            // A request may have been held back during the greeting.
-            self.resume(now);
-        }
-        let ending = self.ending.as_mut().filter(|_| !self.cut)?;
-        ending.written();
-        match ending.step(now) {
-            LastStep::ShutDown => {
-                ending.shut(now);
-                // The thread that reads may be waiting for the client, without a time limit.
-                if let Some((timer, until)) = self.linger.take().zip(ending.poll_timeout()) {
-                    timer.push(Weak::clone(&self.own), until.since(now));
-                }
-                Some(Shutdown::Write)
-            }
-            // This wakes the thread that reads, which drops what has arrived.
-            LastStep::Close | LastStep::DropArrived => Some(Shutdown::Both),
-            LastStep::Write | LastStep::DropInput => None,
-        }
-    }
-
-    fn ending(&mut self) -> &mut Option<Ending> {
-        &mut self.ending
-    }
-
-    fn writes_until(&self, since: Instant) -> Instant {
-        self.mux.writes_until(since, self.ending)
-    }
-
-    fn set_reading(&mut self, now: Instant, reading: bool) {
-        self.mux.set_reading(now, reading);
     }
 }
 

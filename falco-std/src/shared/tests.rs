@@ -92,6 +92,10 @@ impl Output for Long {
         out.len()
     }
 
+    fn all_sealed(&mut self) -> bool {
+        self.sealed
+    }
+
     fn write_failed(&mut self, why: io::Result<ConnectionError>, _: bool) {
         self.failed = Some(why);
     }

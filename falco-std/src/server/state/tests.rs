@@ -8,6 +8,7 @@ use falco_core::mux::{Body, ServerStep};
 use falco_core::testing::{CountingRng, NoiseTestClient, key, noise_client};
 
 use super::*;
+use crate::shared::Output;
 
 const NOW: Instant = Instant::ZERO;
 const SIZE: usize = 6_000;

@@ -1,0 +1,84 @@
+//! The thread of a connection runs a handler itself, which saves waking a worker and being woken by
+//! it. Meanwhile it does not read, so it does so only while a request is alone on its connection
+//! and the handler before it was short. If the handler takes long nevertheless, another thread
+//! goes on with the connection, and this one only ends the request.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::super::handler::{HandlerError, Request};
+use super::super::pool::{Standby, isolated};
+use super::super::state::{Job, State};
+use super::Reader;
+
+/// The place where a connection waits while its thread runs a handler. Who takes it from here goes
+/// on with it.
+pub(super) struct Parked<H>(Mutex<Option<Box<Reader<H>>>>);
+
+impl<H> Default for Parked<H> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<H> Parked<H> {
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Reader<H>>>> {
+        // No code that can panic runs under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Box<Reader<H>>> {
+        self.lock().take()
+    }
+}
+
+impl<H> Standby for Parked<H>
+where
+    H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+{
+    fn waits(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    fn go_on(&self) {
+        if let Some(reader) = self.take() {
+            // The result, what ended the connection, has no receiver here.
+            let _ = reader.serve();
+        }
+    }
+}
+
+impl<H> Reader<H>
+where
+    H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
+{
+    /// Whether this thread runs the handler of a request behind which nothing has been read.
+    pub(super) fn may_handle(&self, state: &State) -> bool {
+        self.parked.is_some() && state.is_free() && !self.requests.are_slow()
+    }
+
+    /// Runs a handler, or has a worker run it if no place is free. Returns `None` if another thread
+    /// goes on with the connection.
+    pub(super) fn handle(self: Box<Self>, job: Job) -> Option<Box<Self>> {
+        let parked = Arc::clone(self.parked.as_ref()?);
+        let (pool, requests) = (Arc::clone(&self.service.pool), Arc::clone(&self.requests));
+        // Parked first: the pool may ask another thread to go on as soon as it has lent a place.
+        *parked.lock() = Some(self);
+        let standby = Arc::clone(&parked);
+        let Some(lent) = pool.lend(standby) else {
+            let own = parked.take()?;
+            let schedule = own.conn.lock().state.put_back(own.conn.now(), job);
+            if schedule {
+                pool.submit(requests);
+            }
+            return Some(own);
+        };
+        isolated(|| requests.handle(job));
+        drop(lent);
+        let own = parked.take();
+        if own.is_none() {
+            requests.send();
+        }
+        // Otherwise this thread sends the answer when it goes on.
+        own
+    }
+}
