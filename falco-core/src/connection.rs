@@ -6,7 +6,7 @@ use core::time::Duration;
 use rand_core::TryCryptoRng;
 
 use crate::ending::Ending;
-use crate::error::{ConnectionError, EntropyError, Error, LINGER, OutputTooSmall, ReplyError, SealError};
+use crate::error::{ConnectionError, EntropyError, Error, LINGER_SPAN, OutputTooSmall, ReplyError, SealError};
 use crate::event::Received;
 use crate::message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
@@ -265,15 +265,20 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
 
     /// The write deadline of a connection that has ended with `end`, or not.
     pub(crate) fn deadline_after(&self, end: Option<ConnectionError>, since: Instant, with_answer: bool) -> Instant {
+        since.after(self.patience(end, with_answer))
+    }
+
+    /// How many milliseconds a write may make no progress.
+    pub(crate) fn patience(&self, end: Option<ConnectionError>, with_answer: bool) -> u64 {
         let lives = match end {
             None => true,
             Some(ConnectionError::Closed | ConnectionError::HandlerFailed) => with_answer,
             Some(_) => false,
         };
         if lives {
-            since.after(self.session.lifetime_millis())
+            self.session.lifetime_millis()
         } else {
-            since + LINGER
+            LINGER_SPAN.as_millis()
         }
     }
 

@@ -47,8 +47,6 @@ pub struct Deadlines {
     /// Whether `blocked` has moved because of a late poll. It moves only once for each blocked
     /// write, because all polls of a slow caller may be late.
     blocked_moved: bool,
-    /// Where [`note_poll`](Self::note_poll) has moved a deadline of the connection.
-    moved: MaybeInstant,
     /// The time of the last check for deadlines that have passed. No deadline is set to a time in
     /// the past afterwards, so another check at the same time would find nothing.
     checked: Instant,
@@ -67,7 +65,6 @@ impl Deadlines {
         Self {
             blocked: MaybeInstant::NONE,
             blocked_moved: false,
-            moved: MaybeInstant::NONE,
             checked: Instant::ZERO,
         }
     }
@@ -75,26 +72,30 @@ impl Deadlines {
     /// Call it before each call that passes the time to the connection, except those of this type.
     ///
     /// If a deadline has passed, bytes that arrived before it may still be unread, in the caller's
-    /// buffer or in the stream. So this moves the deadline, within the grace period. The caller
-    /// reads everything before it calls [`handle_timeout`](Self::handle_timeout), which then
-    /// applies the deadline.
+    /// buffer or in the stream. So this moves the deadline to 1 ms after `now`, within the grace
+    /// period. The caller reads everything before it calls
+    /// [`handle_timeout`](Self::handle_timeout).
     pub fn note_poll<R: Role, H: KeyRef<R>>(&mut self, machine: &mut Connection<R, H>, now: Instant) {
-        // Most calls follow another one within a millisecond.
-        if now > self.checked {
-            self.check(machine, now);
-        }
+        let _ = self.check(machine, now);
     }
 
-    fn check<R: Role, H: KeyRef<R>>(&mut self, machine: &mut Connection<R, H>, now: Instant) {
-        self.checked = now;
-        let due = machine.poll_timeout();
-        if due.is_some_and(|due| due <= now) {
-            machine.handle_late_poll(now);
-            let moved = machine.poll_timeout();
-            if moved != due {
-                self.moved = moved.into();
-            }
+    /// As [`note_poll`](Self::note_poll). Returns whether a deadline had passed.
+    pub(crate) fn check<R: Role, H: KeyRef<R>>(&mut self, machine: &mut Connection<R, H>, now: Instant) -> bool {
+        // Most calls follow another one within a millisecond.
+        if now <= self.checked {
+            return false;
         }
+        self.checked = now;
+        let passed = machine.poll_timeout().is_some_and(|due| due <= now);
+        if passed {
+            machine.handle_late_poll(now);
+        }
+        passed
+    }
+
+    /// The next call checks again, whatever its time is.
+    pub(crate) const fn check_again(&mut self) {
+        self.checked = Instant::ZERO;
     }
 
     /// Reports whether the caller reads. A deadline that was paused may have passed when the pause
@@ -102,7 +103,7 @@ impl Deadlines {
     pub fn set_reading<R: Role, H: KeyRef<R>>(&mut self, machine: &mut Connection<R, H>, now: Instant, reading: bool) {
         self.note_poll(machine, now);
         machine.set_reading(now, reading);
-        self.checked = Instant::ZERO;
+        self.check_again();
     }
 
     /// Reports that output is pending and the stream accepts nothing of it at `now`. Repeated calls
@@ -125,15 +126,18 @@ impl Deadlines {
         self.blocked.get().unwrap_or(since)
     }
 
-    /// When to give up the write.
-    fn due<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
-        self.blocked.get().map(|since| machine.stalls_at(since))
-    }
-
     /// Whether to give up the write at `now`. If this is a late poll, nothing was written
     /// meanwhile, so the stream has its full time from now on.
     pub(crate) fn is_stalled<R: Role, H: KeyRef<R>>(&mut self, machine: &Connection<R, H>, now: Instant) -> bool {
-        let Some(due) = self.due(machine).filter(|due| *due <= now) else {
+        self.is_over(now, machine.patience(machine.end(), false))
+    }
+
+    /// As [`is_stalled`](Self::is_stalled), for a write that is given up after `patience`
+    /// milliseconds.
+    // Not inlined on a device, to save flash. So it is not generic.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn is_over(&mut self, now: Instant, patience: u64) -> bool {
+        let Some(due) = self.stalls_at(patience).get().filter(|due| *due <= now) else {
             return false;
         };
         if now.span_since(due) <= LATE || self.blocked_moved {
@@ -147,23 +151,31 @@ impl Deadlines {
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
-        let write = self.due(machine).filter(|_| machine.end().is_none());
-        let due = machine.poll_timeout();
-        // A deadline that was moved is due at once, after the caller has read what has arrived.
-        let due = due.map(|at| {
-            if Some(at) == self.moved.get() {
-                at.before(Span::TICK)
-            } else {
-                at
-            }
-        });
-        [due, write].into_iter().flatten().min()
+        self.earliest(machine, machine.poll_timeout().into())
+    }
+
+    /// The earlier of `due` and the write deadline.
+    pub(crate) fn earliest<R: Role, H: KeyRef<R>>(
+        self,
+        machine: &Connection<R, H>,
+        due: MaybeInstant,
+    ) -> Option<Instant> {
+        self.stalls_at(match machine.end() {
+            None => machine.patience(None, false),
+            Some(_) => u64::MAX,
+        })
+        .min(due)
+        .get()
+    }
+
+    /// When a write is given up after `patience` milliseconds.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn stalls_at(self, patience: u64) -> MaybeInstant {
+        self.blocked.get().map(|since| since.after(patience)).into()
     }
 
     /// Does what is due at `now`. First read everything that has arrived. If the call is more than
-    /// 50 ms late, deadlines that have passed move, so that the caller can read once more first. A
-    /// deadline that [`note_poll`](Self::note_poll) has moved applies now, although it may be 1 ms
-    /// in the future.
+    /// 50 ms late, deadlines that have passed move, so that the caller can read once more first.
     ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for one
@@ -177,14 +189,15 @@ impl Deadlines {
         if self.is_stalled(machine, now) {
             return Err(machine.end().unwrap_or(ConnectionError::Stalled));
         }
-        let due = machine.poll_timeout();
-        let moved = core::mem::replace(&mut self.moved, MaybeInstant::NONE).get();
-        self.checked = Instant::ZERO;
-        if due.is_some_and(|due| now.span_since(due) > LATE) {
+        self.check_again();
+        if is_late(machine.poll_timeout(), now) {
             machine.handle_late_poll(now);
-            return machine.handle_timeout(now);
         }
-        let moved = moved.filter(|moved| due == Some(*moved));
-        machine.handle_timeout(moved.map_or(now, |moved| moved.max(now)))
+        machine.handle_timeout(now)
     }
+}
+
+/// Whether a poll at `now` is a late one for the deadline `due`.
+pub(crate) fn is_late(due: Option<Instant>, now: Instant) -> bool {
+    due.is_some_and(|due| now.span_since(due) > LATE)
 }

@@ -2,7 +2,7 @@
 //! peer, and for how long.
 
 use crate::connection::Connection;
-use crate::error::{ConnectionError, LINGER};
+use crate::error::{ConnectionError, LINGER_SPAN};
 use crate::role::Role;
 use crate::time::Instant;
 use crate::wire::KeyRef;
@@ -68,6 +68,8 @@ const SOON: u64 = 20;
 impl Ending {
     /// For a connection that ended with `end`. The peer has until `until` to accept the last bytes:
     /// see [`write_deadline`](crate::Connection::write_deadline).
+    // Not inlined on a device, to save flash.
+    #[cfg_attr(target_os = "none", inline(never))]
     #[must_use]
     pub fn new(end: ConnectionError, established: bool, until: Instant) -> Self {
         let (step, last) = match (established, end.is_graceful()) {
@@ -144,7 +146,7 @@ impl Ending {
     /// The sending half is shut down.
     pub fn shut(&mut self, now: Instant) {
         if self.step == LastStep::ShutDown {
-            self.until = now + LINGER;
+            self.until = now + LINGER_SPAN;
             self.step = if self.input_ended {
                 LastStep::Close
             } else {

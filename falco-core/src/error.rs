@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use crate::counted::bytes;
 use crate::message::{Fate, Refusal, RequestId};
+use crate::time::Span;
 
 /// What ended a connection. Later calls return the same error again.
 ///
@@ -89,7 +90,8 @@ pub enum ConnectionError {
 
 /// How long to wait for the peer to end its stream as well after a
 /// [graceful](ConnectionError::is_graceful) end: 1 s.
-pub(crate) const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_millis(LINGER_SPAN.as_millis());
+pub(crate) const LINGER_SPAN: Span = Span::from_millis_const(1_000);
 
 impl ConnectionError {
     /// Whether what was sent before the end should arrive: shut down the sending half, then read
@@ -111,6 +113,27 @@ impl ConnectionError {
             self,
             Self::Closed | Self::Expired | Self::HandlerFailed | Self::PeerDead | Self::Protocol
         )
+    }
+
+    /// Whether this end still holds for the caller if the stream has not accepted the last bytes.
+    /// `with_answer` says whether they may contain a server's answer, `input_ended` whether the
+    /// peer had ended its half of the stream.
+    ///
+    /// [`Closed`](Self::Closed) is an orderly end, so it does not hold if an answer was lost, or if
+    /// the peer left before it could receive this side's CLOSE. Report the failed write instead.
+    /// Every other end is an error already.
+    ///
+    /// ```
+    /// use falco_core::ConnectionError;
+    ///
+    /// assert!(ConnectionError::Closed.holds_after_loss(false, false));
+    /// assert!(!ConnectionError::Closed.holds_after_loss(true, false));
+    /// assert!(!ConnectionError::Closed.holds_after_loss(false, true));
+    /// assert!(ConnectionError::Expired.holds_after_loss(true, true));
+    /// ```
+    #[must_use]
+    pub const fn holds_after_loss(self, with_answer: bool, input_ended: bool) -> bool {
+        !matches!(self, Self::Closed) || !(with_answer || input_ended)
     }
 
     /// Whether the handshake was refused: the connection ended before the server proved that it has

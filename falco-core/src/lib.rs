@@ -188,6 +188,7 @@ mod deadlines;
 mod ending;
 mod error;
 mod event;
+mod greeting;
 mod key;
 #[cfg(all(feature = "std", feature = "noise", feature = "rustcrypto"))]
 pub mod keys;
@@ -224,6 +225,7 @@ pub use error::{
     ConnectionError, EntropyError, Error, LostRequest, Misuse, OutputTooSmall, ReplyError, RequestError, SealError,
 };
 pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
+pub use greeting::Greeting;
 pub use key::{Key, KeyError};
 pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};

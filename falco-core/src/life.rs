@@ -2,7 +2,7 @@
 //! and the error that ended it. That error does not change once it is set. Each wire decides what
 //! restarts the idle timeout.
 
-use crate::error::{ConnectionError, LINGER};
+use crate::error::{ConnectionError, LINGER_SPAN};
 use crate::settings::Settings;
 use crate::time::{Instant, MaybeInstant, Span};
 
@@ -37,9 +37,11 @@ impl GracePeriod {
     pub(crate) const UNUSED: Self = Self { left: Span::MAX };
 
     /// Takes `late` from the grace period, and returns whether there was enough of it.
+    // Not inlined on a device, to save flash.
+    #[cfg_attr(target_os = "none", inline(never))]
     pub(crate) fn take(&mut self, late: Span, lifetime: Span) -> bool {
         let left = if self.left == Span::MAX {
-            Some(lifetime.third().min(Span::of(LINGER)))
+            Some(lifetime.third().min(LINGER_SPAN))
         } else {
             self.left.checked_sub(late)
         };
@@ -64,7 +66,9 @@ impl Life {
     }
 
     /// Notes the time. At or after the deadline the connection ends.
-    #[inline]
+    // Not inlined on a device, to save flash.
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
     pub(crate) fn check(&mut self, now: Instant) -> Result<(), ConnectionError> {
         self.latest = self.latest.max(now);
         match (self.end, self.deadline.get()) {
@@ -101,15 +105,15 @@ impl Life {
     /// If the idle timeout has passed, moves its deadline to 1 ms after `now`, provided that the
     /// grace period allows it. This also uses up time for which the idle timeout may be paused.
     pub(crate) fn handle_late_poll(&mut self, now: Instant) {
-        let passed = self
-            .deadline
-            .get()
-            .filter(|deadline| self.established && self.paused.is_none() && *deadline <= now);
-        if let Some(deadline) = passed {
-            let late = (now + Span::TICK).span_since(deadline);
+        if !self.established || self.paused.is_some() {
+            return;
+        }
+        if let Some(deadline) = self.deadline.get().filter(|deadline| *deadline <= now) {
+            let moved = now + Span::TICK;
+            let late = moved.span_since(deadline);
             if late <= self.pause_left && self.grace.take(late, self.lifetime) {
                 self.pause_left = self.pause_left.saturating_sub(late);
-                self.deadline = (deadline + late).into();
+                self.deadline = moved.into();
             }
         }
     }
@@ -180,7 +184,7 @@ impl Life {
         self.end
     }
 
-    pub(crate) const fn deadline(&self) -> Option<Instant> {
-        self.deadline.get()
+    pub(crate) const fn deadline(&self) -> MaybeInstant {
+        self.deadline
     }
 }

@@ -65,6 +65,7 @@ mod budget;
 mod call;
 mod client;
 mod connect_attempts;
+mod deadlines;
 #[cfg(feature = "streams")]
 mod halves;
 mod held;

@@ -189,6 +189,18 @@ impl OutgoingRequest {
         self.done
     }
 
+    /// Whether what is sealed of it may reach a handler: all of it, or the first frame if its body
+    /// is open. If not, the request is [not processed](crate::Fate::NotProcessed), also if the
+    /// server has refused it before the rest was sealed.
+    #[must_use]
+    pub const fn reaches_handler(&self) -> bool {
+        #[cfg(feature = "streams")]
+        if !matches!(self.open, Open::No) {
+            return self.number > 0;
+        }
+        self.number > 0 && self.sealed >= self.length
+    }
+
     /// Bytes of the body that have been sealed: of an open body, since the last call of
     /// `take_sealed`.
     #[must_use]

@@ -85,6 +85,12 @@ impl MaybeInstant {
     pub(crate) const fn is_some(self) -> bool {
         !self.is_none()
     }
+
+    /// The earlier of both.
+    #[inline]
+    pub(crate) fn min(self, other: impl Into<Self>) -> Self {
+        Self(self.0.min(other.into().0))
+    }
 }
 
 impl From<Instant> for MaybeInstant {
@@ -147,6 +153,8 @@ impl Span {
 }
 
 /// `duration` rounded up, so that a deadline is never early.
+// Not inlined on a device, to save flash.
+#[cfg_attr(target_os = "none", inline(never))]
 fn millis(duration: Duration) -> u64 {
     // In 64 bits, because a division of 128 bits would cost more than everything else that is done
     // for a record.

@@ -333,7 +333,7 @@ impl Session for ClientSession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.life.deadline()
+        self.life.deadline().get()
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {

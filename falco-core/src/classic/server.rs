@@ -327,7 +327,7 @@ impl Session for ServerSession {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.life.deadline()
+        self.life.deadline().get()
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {

@@ -15,10 +15,10 @@ use core::fmt;
 use super::Body;
 use super::call::{Call, Unfinished};
 use super::connect_attempts::History;
+use super::deadlines::MuxDeadlines;
 use super::step::ClientStep;
 use super::table::{self, Progress, Table};
 use crate::connection::ClientConnection;
-use crate::deadlines::Deadlines;
 use crate::error::{ConnectionError, Error, RequestError};
 use crate::event::{ClientEvent, ClientWait, Received};
 use crate::message::{CloseReason, Fate, PingId, Refusal, RequestId, Status};
@@ -60,7 +60,7 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     parts: Reassembly<HeapPartials>,
     /// Pings that have not completed, oldest first.
     pings: VecDeque<(PingId, Call<(), P>)>,
-    deadlines: Deadlines,
+    deadlines: MuxDeadlines,
     established: bool,
     history: History,
     closing: Closing,
@@ -115,7 +115,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             window: Window::new(usize::try_from(settings.max_held()).unwrap_or(usize::MAX)),
             parts: Reassembly::default(),
             pings: VecDeque::new(),
-            deadlines: Deadlines::default(),
+            deadlines: MuxDeadlines::default(),
             established: false,
             history: History::default(),
             closing: Closing::default(),

@@ -18,15 +18,16 @@ pub use self::complete::NoAnswer;
 use self::deferred::Deferred;
 use self::refusals::Refusals;
 use super::admission::{MustLeave, hello_fingerprint};
+use super::deadlines::MuxDeadlines;
 use super::held::{Held, HeldBytes, PER_REQUEST, bytes, give_back};
 use super::partial::Partial;
 use super::step::ServerStep;
 use super::{Body, Budget};
 use crate::connection::ServerConnection;
-use crate::deadlines::Deadlines;
 use crate::ending::Ending;
 use crate::error::ConnectionError;
 use crate::event::{Received, ServerEvent, ServerWait};
+use crate::greeting::Greeting;
 use crate::message::{CloseReason, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::reassembly::{HeapPartials, Reassembly};
@@ -60,12 +61,12 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     /// it is always zero on the noise wire.
     output: u32,
     reading: bool,
-    deadlines: Deadlines,
+    deadlines: MuxDeadlines,
     /// When to drain.
     drains_at: MaybeInstant,
     /// Whether answers were queued behind the last output.
     backlog: bool,
-    stage: Stage,
+    greeting: Greeting,
     /// The last output may contain part of an answer.
     with_answer: bool,
     closed_at_once: bool,
@@ -82,14 +83,6 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     max_in_flight: u16,
     #[cfg(feature = "streams")]
     streams: Option<alloc::boxed::Box<streams::Streams<B>>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Handshake,
-    /// The client has proved its key. The stream has not accepted the answer to its first PING.
-    Greeting,
-    Open,
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
@@ -110,10 +103,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             counted: 0,
             output: 0,
             reading: true,
-            deadlines: Deadlines::default(),
+            deadlines: MuxDeadlines::default(),
             drains_at: MaybeInstant::NONE,
             backlog: false,
-            stage: Stage::Handshake,
+            greeting: Greeting::new(),
             with_answer: false,
             closed_at_once: false,
             busy: 0,
@@ -243,9 +236,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return Ok(ServerStep::TransmitFirst);
         }
         let arrived = unread.len();
-        let hello = match self.stage {
-            Stage::Handshake => hello_fingerprint(unread),
-            Stage::Greeting | Stage::Open => None,
+        let hello = if self.is_established() {
+            None
+        } else {
+            hello_fingerprint(unread)
         };
         let (consumed, event) = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(self.need_more(now, arrived, total)),
@@ -265,7 +259,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let skip = ServerStep::Skip { consumed };
         Ok(match event {
             ServerEvent::Established => {
-                self.stage = Stage::Greeting;
+                self.greeting.established();
                 self.budget.set_key(self.machine.key_id());
                 ServerStep::Established { consumed }
             }
@@ -379,7 +373,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Whether the client has proved that it has the key.
     #[must_use]
     pub const fn is_established(&self) -> bool {
-        !matches!(self.stage, Stage::Handshake)
+        self.greeting.is_established()
     }
 
     /// Releases memory that is not needed while nothing is in flight.

@@ -206,9 +206,11 @@ impl<H, A: Aead> Base<H, A> {
     }
 
     /// The earliest deadline, `other` included.
-    pub(super) fn deadline(&self, other: Option<Instant>) -> Option<Instant> {
-        let all = [self.life.deadline(), self.drain.get(), other];
-        all.into_iter().flatten().min().filter(|_| self.life.end().is_none())
+    pub(super) fn deadline(&self, other: MaybeInstant) -> Option<Instant> {
+        if self.life.end().is_some() {
+            return None;
+        }
+        self.life.deadline().min(self.drain).min(other).get()
     }
 }
 

@@ -383,12 +383,14 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     fn handle_late_poll(&mut self, now: Instant) {
         self.base.life.handle_late_poll(now);
         let lifetime = self.base.life.lifetime();
-        let keep_alive = &mut self.keep_alive;
-        if let Some(due) = keep_alive.pinged.map(|pinged| pinged + lifetime.third())
-            && due <= now
-            && keep_alive.grace.take((now + Span::TICK).span_since(due), lifetime)
+        let KeepAlive { pinged, grace, .. } = &mut self.keep_alive;
+        if let Some(pinged) = pinged
+            && *pinged + lifetime.third() <= now
         {
-            keep_alive.pinged = Some((now + Span::TICK).before(lifetime.third()));
+            let late = (now + Span::TICK).span_since(*pinged + lifetime.third());
+            if grace.take(late, lifetime) {
+                *pinged = *pinged + late;
+            }
         }
     }
 
@@ -406,8 +408,10 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
         }
     }
 
+    // Not inlined on a device, to save flash.
+    #[cfg_attr(target_os = "none", inline(never))]
     fn poll_timeout(&self) -> Option<Instant> {
-        self.base.deadline(self.keep_alive_due())
+        self.base.deadline(self.keep_alive_due().into())
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {

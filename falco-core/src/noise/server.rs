@@ -369,9 +369,14 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
         }
     }
 
+    // Not inlined on a device, to save flash.
+    #[cfg_attr(target_os = "none", inline(never))]
     fn poll_timeout(&self) -> Option<Instant> {
-        let reads = !self.base.life.is_paused();
-        self.base.deadline(self.requests.stale.get().filter(|_| reads))
+        self.base.deadline(if self.base.life.is_paused() {
+            MaybeInstant::NONE
+        } else {
+            self.requests.stale
+        })
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {

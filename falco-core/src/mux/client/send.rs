@@ -173,7 +173,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 }
                 // A request can be done with only a part of it sealed, if the server has completed
                 // it.
-                record.progress = if request.sealed() == length {
+                record.progress = if request.reaches_handler() {
                     Progress::Sent(id)
                 } else {
                     Progress::Partial(id)

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::{ServerMux, Stage};
+use super::ServerMux;
 use crate::message::RequestId;
 use crate::mux::Budget;
 use crate::mux::held::{UNCOUNTED, bytes};
@@ -76,7 +76,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     #[must_use]
     pub fn may_handle(&self) -> bool {
         let queued = self.queued();
-        self.stage != Stage::Greeting
+        !self.greeting.is_pending()
             && queued <= bytes(self.max_queued)
             && (queued <= bytes(UNCOUNTED) || !self.budget.is_over())
     }
@@ -90,7 +90,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// a bound would end a classic connection, so it stays in the stream.
     #[must_use]
     pub fn may_read(&self) -> bool {
-        self.stage != Stage::Greeting
+        !self.greeting.is_pending()
             && (!self.has_deferred_enough() || self.waits_for_credit())
             && (self.machine.refuses() || self.may_handle())
     }

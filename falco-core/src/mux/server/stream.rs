@@ -2,7 +2,7 @@
 //! it.
 
 use super::super::Budget;
-use super::{ServerMux, Stage};
+use super::ServerMux;
 use crate::ending::{Ending, LastStep};
 use crate::error::ConnectionError;
 use crate::time::Instant;
@@ -29,9 +29,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// whose stream ends before it has received the answer to its first PING relies on that.
     pub fn flushed(&mut self) {
         self.deadlines.progress();
-        if self.stage == Stage::Greeting {
-            self.stage = Stage::Open;
-        }
+        self.greeting.flushed();
     }
 
     /// Reports that the stream has accepted some or all of the sealed bytes.
