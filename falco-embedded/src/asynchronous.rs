@@ -38,10 +38,6 @@ pub struct Transport<R: embedded_io::ErrorType, W, T> {
     /// When the stream was last polled, or the current call began. Bytes that had arrived by then
     /// are processed with this time as `now`, however long processing takes.
     polled_at: Instant,
-    /// Bytes were written and not flushed.
-    unflushed: bool,
-    /// The bytes before the first request were flushed, so that handlers may begin.
-    greeted: bool,
     /// How often bytes were moved since other tasks last had their turn.
     moved: u8,
     /// The error of a write, after which nothing can be written any more. It is returned only after
@@ -70,8 +66,6 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
             writer,
             timer,
             polled_at: Instant::ZERO,
-            unflushed: false,
-            greeted: false,
             moved: 0,
             write_error: None,
         }
@@ -81,23 +75,10 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         (self.reader, self.writer, self.timer)
     }
 
-    /// Whether everything that was written is flushed.
-    const fn is_flushed(&self) -> bool {
-        !self.unflushed
-    }
-
-    /// Whether a request may be passed to its handler. The PONG to the client's first PING has to
-    /// be flushed before the first handler: if the stream ends before a client has read anything,
-    /// the client assumes that no handler ran. Later output is flushed while handlers run.
-    fn may_begin_handler<H: ServerKeyRef, B: Buffers, M: Buffers>(
-        &mut self,
-        server: &mut BufferedServer<H, B, M>,
-    ) -> bool {
-        if !self.greeted {
-            // The next step returns a flush that failed, or an end.
-            self.greeted = self.is_flushed() && self.write_error.is_none() && server.has_request();
-        }
-        self.greeted
+    /// Whether a handler may begin now. The connection goes on while it runs.
+    #[allow(clippy::unused_self, reason = "the blocking transport flushes the stream here")]
+    const fn may_begin_handler<H: ServerKeyRef, B: Buffers, M: Buffers>(&self, _: &BufferedServer<H, B, M>) -> bool {
+        true
     }
 
     const fn polled_at(&self) -> Instant {
@@ -120,7 +101,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
             let stepped = incoming.step(self.polled_at);
             let more = match stepped {
                 Ok(more) => more,
-                Err(end) => return Err(self.finish(incoming.connection_mut(), end).await),
+                Err(end) => return Err(end.widen()),
             };
             let mut wait = pin!(async {
                 if more {
@@ -137,34 +118,6 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
             if let Some(done) = done.await? {
                 return Ok(done);
             }
-        }
-    }
-
-    /// Flushes the last bytes of a connection that has ended, within a time limit. Returns what
-    /// ended it, or the error of the flush if a last answer was lost.
-    async fn finish<Side: Role, H: KeyRef<Side>, B: Buffers>(
-        &mut self,
-        connection: &mut BufferedConnection<Side, H, B>,
-        end: Error,
-    ) -> Error<R::Error> {
-        if !self.unflushed || self.write_error.is_some() {
-            return end.widen();
-        }
-        let until = connection.flush_deadline(self.timer.now());
-        let mut flush = pin!(self.writer.flush());
-        let mut timeout = pin!(self.timer.sleep_until(until));
-        let flushed = poll_fn(|context| {
-            if let Poll::Ready(flushed) = flush.as_mut().poll(context) {
-                return Poll::Ready(flushed.map_err(Error::Io));
-            }
-            timeout.as_mut().poll(context).map(|()| Err(Error::Stalled))
-        });
-        let flushed = flushed.await;
-        // Later calls do not wait for it again.
-        self.unflushed = false;
-        match (end, flushed) {
-            (Error::Connection(ConnectionError::Closed), Err(error)) if connection.lose_answer() => error,
-            (end, _) => end.widen(),
         }
     }
 
@@ -196,8 +149,9 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         } else {
             deadline
         };
+        let unflushed = connection.is_unflushed();
         let (space, unsent) = connection.buffers()?;
-        let Transferred { read, wrote } = self.transfer(space, unsent, deadline).await;
+        let Transferred { read, wrote } = self.transfer(space, unsent, unflushed, deadline).await;
         let now = self.poll_clock();
         // Bytes that were read are processed before a write error is returned: they may contain its
         // reason.
@@ -220,12 +174,11 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         let write_error = match wrote {
             None => None,
             Some(Ok(None)) => {
-                self.unflushed = false;
+                connection.flushed();
                 None
             }
             Some(Ok(Some(count @ 1..))) => {
-                self.unflushed = true;
-                connection.sent(now, count);
+                connection.wrote(now, count);
                 None
             }
             Some(Ok(Some(0))) => Some(Error::WriteZero),
@@ -233,24 +186,32 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         };
         if write_error.is_some() {
             connection.output_failed();
-            self.unflushed = false;
             self.write_error = write_error;
         } else if !came {
             self.take_write_error(connection)?;
         }
-        connection.handle_due(now, came);
+        // What has come is processed before a deadline applies.
+        if !came {
+            connection.handle_timeout(now);
+        }
         Ok(())
     }
 
     /// Reads and writes what is possible, or waits until something is, or until the deadline.
-    async fn transfer(&mut self, space: &mut [u8], unsent: &[u8], deadline: Option<Instant>) -> Transferred<R::Error> {
+    async fn transfer(
+        &mut self,
+        space: &mut [u8],
+        unsent: &[u8],
+        unflushed: bool,
+        deadline: Option<Instant>,
+    ) -> Transferred<R::Error> {
         let (reads, writes) = (!space.is_empty(), !unsent.is_empty());
-        let (to, flushes, moved) = (&mut self.writer, self.unflushed, &mut self.moved);
+        let (to, moved) = (&mut self.writer, &mut self.moved);
         let mut reading = pin!(when(reads, self.reader.read(space)));
         let mut writing = pin!(async {
             if writes {
                 to.write(unsent).await.map(Some)
-            } else if flushes {
+            } else if unflushed {
                 to.flush().await.map(|()| None)
             } else {
                 pending().await

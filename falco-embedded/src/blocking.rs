@@ -26,8 +26,9 @@ pub struct Transport<S: embedded_io::ErrorType, K> {
     /// When the stream was last polled, or the current call began. Bytes that had arrived by then
     /// are processed with this time as `now`, however long processing takes.
     polled_at: Instant,
-    /// Bytes were written and not flushed.
-    unflushed: bool,
+    /// Whether the stream has yet to accept output that was pending when the request arrived whose
+    /// handler waits. `None` if none waits.
+    handler_is_behind: Option<bool>,
     /// The error of a write, after which nothing can be written any more. It is returned only after
     /// the bytes that had arrived are processed, because they may contain the actual reason, such
     /// as a CLOSE.
@@ -46,18 +47,13 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
             stream,
             clock,
             polled_at: Instant::ZERO,
-            unflushed: false,
+            handler_is_behind: None,
             write_error: None,
         }
     }
 
     fn into_parts(self) -> (S, K) {
         (self.stream, self.clock)
-    }
-
-    /// Whether everything that was written is flushed.
-    const fn is_flushed(&self) -> bool {
-        !self.unflushed
     }
 
     const fn polled_at(&self) -> Instant {
@@ -83,26 +79,23 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         Ok(handled)
     }
 
-    /// Flushes the stream if there is a request to handle: nothing else is flushed while a handler
-    /// blocks. Returns whether the handler may begin.
+    /// Whether the handler of a request may begin: once the stream has accepted the output that was
+    /// pending when the request arrived, and has flushed it. Nothing is written while it blocks.
     fn may_begin_handler<H: ServerKeyRef, B: Buffers, M: Buffers>(
         &mut self,
         server: &mut BufferedServer<H, B, M>,
     ) -> bool {
-        server.has_request() && self.flush_connection(server.connection_mut()) && self.write_error.is_none()
-    }
-
-    /// Flushes the last bytes of a connection that has ended. Returns what ended it, or the error
-    /// of the flush if a last answer was lost.
-    fn finish<R: Role, H: KeyRef<R>, B: Buffers>(
-        &mut self,
-        connection: &mut BufferedConnection<R, H, B>,
-        end: Error,
-    ) -> Error<S::Error> {
-        match (end, self.flush()) {
-            (Error::Connection(ConnectionError::Closed), Err(error)) if connection.lose_answer() => Error::Io(error),
-            (end, _) => end.widen(),
+        if !server.has_request() {
+            return false;
         }
+        let behind = *self
+            .handler_is_behind
+            .get_or_insert(!server.connection().unsent().is_empty());
+        let begins = !behind && self.flush(server.connection_mut());
+        if begins {
+            self.handler_is_behind = None;
+        }
+        begins
     }
 
     /// Returns the error of a write that failed, once.
@@ -119,25 +112,18 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         }
     }
 
-    fn flush(&mut self) -> Result<(), S::Error> {
-        if core::mem::take(&mut self.unflushed) {
-            self.stream.flush()?;
+    /// Flushes the stream. Returns whether writing and flushing have not failed.
+    fn flush<R: Role, H: KeyRef<R>, B: Buffers>(&mut self, connection: &mut BufferedConnection<R, H, B>) -> bool {
+        if connection.is_unflushed() {
+            match self.stream.flush() {
+                Ok(()) => connection.flushed(),
+                Err(error) => {
+                    self.write_error = Some(Error::Io(error));
+                    connection.output_failed();
+                }
+            }
         }
-        Ok(())
-    }
-
-    /// Flushes the stream. Returns whether that worked.
-    fn flush_connection<R: Role, H: KeyRef<R>, B: Buffers>(
-        &mut self,
-        connection: &mut BufferedConnection<R, H, B>,
-    ) -> bool {
-        let flushed = self.flush();
-        if let Err(error) = flushed {
-            self.write_error = Some(Error::Io(error));
-            connection.output_failed();
-            return false;
-        }
-        true
+        self.write_error.is_none()
     }
 
     /// Waits until bytes were moved, until `until`, or until the connection's deadline. Then does
@@ -151,16 +137,22 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
             let now = self.poll_clock();
             let read = self.read(connection)?;
             let mut wrote = self.write(connection);
-            if !wrote && self.unflushed && connection.unsent().is_empty() {
+            if connection.unsent().is_empty() && self.handler_is_behind.is_some() {
+                self.handler_is_behind = Some(false);
+            }
+            if !wrote && connection.is_unflushed() && connection.unsent().is_empty() {
                 wrote = true;
-                self.flush_connection(connection);
+                self.flush(connection);
             }
             if !read {
                 self.take_write_error(connection)?;
             }
             let deadline = [connection.poll_timeout(), until].into_iter().flatten().min();
             if read || wrote || deadline.is_some_and(|deadline| deadline <= now) {
-                connection.handle_due(now, read);
+                // What has come is processed before a deadline applies.
+                if !read {
+                    connection.handle_timeout(now);
+                }
                 return Ok(());
             }
             self.clock.rest(deadline);
@@ -211,15 +203,13 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         let write_error = match written {
             Ok(None) => return false,
             Ok(Some(count @ 1..)) => {
-                connection.sent(self.clock.now(), count);
-                self.unflushed = true;
+                connection.wrote(self.clock.now(), count);
                 return true;
             }
             Ok(Some(0)) => Error::WriteZero,
             Err(error) => Error::Io(error),
         };
         connection.output_failed();
-        self.unflushed = false;
         self.write_error = Some(write_error);
         false
     }

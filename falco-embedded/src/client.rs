@@ -5,7 +5,7 @@ use core::fmt;
 
 use falco_core::{
     ClientConnection, ClientEvent, ClientKeyRef, ClientSide, CloseReason, Fate, Instant, OutgoingRequest, PingId,
-    RequestError, RequestId, SealError, Settings, Storage,
+    RequestError, RequestId, Settings, Storage,
 };
 use rand_core::TryCryptoRng;
 
@@ -27,8 +27,8 @@ pub struct BufferedClient<H: ClientKeyRef, B: Buffers> {
     connection: BufferedConnection<ClientSide, H, B>,
     /// The request that was begun and is not completed.
     in_flight: Option<RequestId>,
-    /// The last request was sealed whole, or it is open and was begun.
-    all_sealed: bool,
+    /// What is sealed of the last request may reach a handler.
+    reaches_handler: bool,
     last_pong: Option<PingId>,
 }
 
@@ -124,7 +124,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         Self {
             connection,
             in_flight: None,
-            all_sealed: false,
+            reaches_handler: false,
             last_pong: None,
         }
     }
@@ -153,7 +153,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
     /// it.
     pub fn fate(&self) -> Fate {
         let broken = self.connection.is_broken();
-        self.connection.machine().fate_of(self.all_sealed, broken)
+        self.connection.machine().fate_of(self.reaches_handler, broken)
     }
 
     /// Creates a request with this body. [`step`](Self::step) sends it, and writes its answer to
@@ -169,7 +169,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         body: Q,
         answer: A,
     ) -> Result<PendingRequest<Q, A>, Error> {
-        self.all_sealed = false;
+        self.reaches_handler = false;
         let outgoing = self.connection.machine_mut().request(body.as_ref().len())?;
         self.cancel();
         Ok(PendingRequest {
@@ -207,7 +207,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
     /// Closes the connection: it accepts no new requests, completes those that have begun, and then
     /// ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
-        self.connection.machine_mut().close(now, reason);
+        self.connection.close(now, reason);
     }
 
     /// A step without a request. It cancels the request that is in flight.
@@ -294,22 +294,11 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
             self.connection.transmit(now)?;
             return Ok(());
         };
-        let message = (&mut request.outgoing, request.body.as_ref());
-        match self.connection.seal(now, [message]) {
-            // `recv` returns the end, after the last bytes.
-            Err(SealError::Connection(_)) => {}
-            other => {
-                other?;
-            }
-        }
+        self.connection
+            .seal(now, Some((&mut request.outgoing, request.body.as_ref())))?;
         if let Some(id) = request.outgoing.id() {
             self.in_flight = Some(id);
-            self.all_sealed = request.outgoing.is_done();
-            // An open request reaches its handler with its first frame.
-            #[cfg(feature = "streams")]
-            {
-                self.all_sealed |= request.outgoing.is_open();
-            }
+            self.reaches_handler = request.outgoing.reaches_handler();
         }
         Ok(())
     }

@@ -4,12 +4,13 @@
 use core::fmt;
 
 use falco_core::{
-    Connection, ConnectionError, Instant, KeyRef, OutputTooSmall, Received, RecvBuf, Role, SealError, Status,
+    CloseReason, Connection, ConnectionError, Deadlines, Instant, KeyRef, Received, RecvBuf, Role, SealError, Status,
     StorageFull, wipe_stack,
 };
 
 use crate::buffers::Buffers;
 use crate::error::Error;
+use crate::output::Output;
 
 /// One side of a connection, with an input and an output buffer (`B`).
 ///
@@ -49,20 +50,11 @@ pub struct BufferedConnection<R: Role, H: KeyRef<R>, B: Buffers> {
     /// How many unread bytes the connection needs for its next step.
     wanted: usize,
     outbox: B::Output,
-    /// `start <= end <= outbox.len()`; the bytes between them are to be written.
-    start: usize,
-    end: usize,
-    /// When the stream last accepted a byte, or an empty outbox was filled. Once the connection has
-    /// ended it is the time of the end, and does not change any more.
-    progress: Instant,
+    deadlines: Deadlines,
     /// Whether it was reported to the connection that the stream is not being read.
     paused: bool,
     input: Input,
     output: Output,
-    /// Whether the connection has ended. The time of the end is then in `progress`.
-    ended: bool,
-    /// Whether the outbox was last filled with bytes that contain part of an answer.
-    answers: bool,
 }
 
 /// Whether bytes can still be read.
@@ -73,19 +65,6 @@ enum Input {
     Ended,
     /// The stream has ended, and this was reported to the connection.
     Reported,
-}
-
-/// Whether bytes can still be written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Output {
-    Open,
-    /// Pending bytes made no progress for too long, and were discarded.
-    Stalled,
-    /// The stream failed. `lost` is whether bytes were pending at that time.
-    #[cfg(any(feature = "async", feature = "blocking"))]
-    Failed {
-        lost: bool,
-    },
 }
 
 /// The result of one call of [`BufferedConnection::recv`].
@@ -112,14 +91,10 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
             inbox: RecvBuf::new(inbox),
             wanted: 0,
             outbox,
-            start: 0,
-            end: 0,
-            progress: Instant::ZERO,
+            deadlines: Deadlines::new(),
             paused: false,
             input: Input::Open,
-            output: Output::Open,
-            ended: false,
-            answers: false,
+            output: Output::new(),
         }
     }
 
@@ -139,25 +114,47 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
 
     /// The bytes to write.
     pub fn unsent(&self) -> &[u8] {
-        self.outbox.as_ref().get(self.start..self.end).unwrap_or_default()
+        self.outbox.as_ref().get(self.output.unsent()).unwrap_or_default()
     }
 
-    /// Whether all output was accepted by the stream, and writing has neither stalled nor failed.
+    /// Whether the stream has accepted and flushed all output, and writing has neither stalled nor
+    /// failed.
     pub(crate) const fn is_sent(&self) -> bool {
-        self.start == self.end && matches!(self.output, Output::Open)
+        self.output.is_open() && !self.output.is_pending()
     }
 
     /// Whether writing has failed. Bytes that the peer sent may then have been lost.
     pub(crate) const fn is_broken(&self) -> bool {
-        !matches!(self.output, Output::Open | Output::Stalled)
+        self.output.has_failed()
     }
 
     /// Reports that the stream has accepted the first `count` bytes of [`unsent`](Self::unsent).
     pub fn sent(&mut self, now: Instant, count: usize) {
-        self.start = self.start.saturating_add(count).min(self.end);
-        if count > 0 && !self.ended {
-            self.progress = self.progress.max(now);
+        if count > 0 {
+            self.deadlines.progress();
         }
+        if self.output.sent(count) {
+            self.deadlines.block(now);
+        }
+    }
+
+    /// As [`sent`](Self::sent), for a driver that flushes the stream afterwards.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) fn wrote(&mut self, now: Instant, count: usize) {
+        self.output.set_unflushed();
+        self.sent(now, count);
+    }
+
+    /// Whether the stream has accepted bytes that are not flushed.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) const fn is_unflushed(&self) -> bool {
+        self.output.is_unflushed()
+    }
+
+    /// Reports that the stream has flushed all bytes that it has accepted.
+    #[cfg(any(feature = "async", feature = "blocking"))]
+    pub(crate) const fn flushed(&mut self) {
+        self.output.flushed();
     }
 
     /// Room to read into. It is empty if nothing should be read now.
@@ -178,7 +175,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         };
         Ok((
             space,
-            self.outbox.as_ref().get(self.start..self.end).unwrap_or_default(),
+            self.outbox.as_ref().get(self.output.unsent()).unwrap_or_default(),
         ))
     }
 
@@ -197,19 +194,11 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
 
     /// When to call [`handle_timeout`](Self::handle_timeout), if no byte is read or written before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.machine.poll_timeout(), self.stalls_at()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// When pending bytes are discarded.
-    fn stalls_at(&self) -> Option<Instant> {
-        (self.start < self.end).then(|| self.write_deadline())
-    }
-
-    fn write_deadline(&self) -> Instant {
-        self.machine.write_deadline(self.progress, self.answers)
+        if self.output.is_ending() {
+            self.output.poll_timeout()
+        } else {
+            self.deadlines.poll_timeout(&self.machine)
+        }
     }
 
     /// Does what is due at `now`; the next `step` returns the result. Calling it early, late or
@@ -218,120 +207,67 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
     /// First report what has arrived with [`filled`](Self::filled), and call `step` until it
     /// returns `false`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.machine.handle_timeout(now).is_err() {
-            self.note_end(now);
+        if self.output.is_ending() {
+            return self.output.stop_at_end(now);
         }
-        if self.stalls_at().is_some_and(|at| now >= at) {
-            self.discard_output(Output::Stalled);
-        }
-    }
-
-    /// Records the end of the connection. The write deadline of the last bytes counts from it.
-    fn note_end(&mut self, now: Instant) {
-        if !self.ended {
-            self.ended = true;
-            self.progress = self.progress.max(now);
+        // The next step returns every other end.
+        if let Err(ConnectionError::Stalled) = self.deadlines.handle_timeout(&mut self.machine, now) {
+            // An end that is due as well comes first, and what has arrived is still processed.
+            let _ = self.machine.handle_timeout(now);
+            self.output.stall();
+            self.deadlines.progress();
         }
     }
 
-    /// The deadline for flushing the bytes that the stream has accepted, after the connection
-    /// ended.
-    #[cfg(feature = "async")]
-    pub(crate) fn flush_deadline(&self, now: Instant) -> Instant {
-        if self.ended && self.answers {
-            self.write_deadline()
-        } else {
-            now + falco_core::Settings::LINGER
-        }
-    }
-
-    /// Reports that flushing the stream has failed. Returns whether the bytes contained an answer,
-    /// which is then lost.
-    #[cfg(any(feature = "async", feature = "blocking"))]
-    pub(crate) fn lose_answer(&mut self) -> bool {
-        if self.answers {
-            self.end_of_stream();
-            self.discard_output(Output::Failed { lost: true });
-        }
-        self.answers
+    /// Closes the connection.
+    pub(crate) fn close(&mut self, now: Instant, reason: CloseReason) {
+        self.deadlines.note_poll(&mut self.machine, now);
+        self.machine.close(now, reason);
     }
 
     /// Reports that nothing can be written any more.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn output_failed(&mut self) {
-        let lost = self.start < self.end || self.output == Output::Failed { lost: true };
-        self.discard_output(Output::Failed { lost });
+        self.output.fail();
+        self.deadlines.progress();
     }
 
-    /// Discards unsent bytes. Nothing may be written after that, because a record would be
-    /// incomplete.
-    const fn discard_output(&mut self, output: Output) {
-        self.start = self.end;
-        self.output = output;
-    }
-
-    /// Reports a late poll: the stream was not polled for a while. Call it before the next step.
-    /// See [`Connection::handle_late_poll`].
-    pub fn handle_late_poll(&mut self, now: Instant) {
-        self.machine.handle_late_poll(now);
-    }
-
-    /// Does what is due at `now`. `read` is whether there are bytes that were read and not
-    /// processed yet. If so, the poll counts as late, and a deadline that has passed may move.
-    #[cfg(any(feature = "async", feature = "blocking"))]
-    pub(crate) fn handle_due(&mut self, now: Instant, read: bool) {
-        if self.poll_timeout().is_some_and(|due| due <= now) {
-            if read {
-                self.machine.handle_late_poll(now);
-            }
-            self.handle_timeout(now);
+    /// If the outbox is empty, writes pending output to it, and seals what can be sent of the
+    /// message. Returns whether something was written. [`recv`](Self::recv) returns the end of the
+    /// connection, after the last bytes.
+    // One function on a device, to save flash.
+    #[cfg_attr(target_os = "none", inline(never))]
+    pub(crate) fn seal(&mut self, now: Instant, message: Option<(&mut R::Outgoing, &[u8])>) -> Result<bool, Error> {
+        self.set_paused(now, false);
+        self.deadlines.note_poll(&mut self.machine, now);
+        if self.output.is_unsent() || !self.output.is_open() {
+            return Ok(false);
         }
-    }
-
-    /// Seals messages if the outbox is empty. Returns whether something was sealed.
-    pub(crate) fn seal<'m, M>(&mut self, now: Instant, messages: M) -> Result<bool, SealError>
-    where
-        M: IntoIterator<Item = (&'m mut R::Outgoing, &'m [u8])>,
-        R::Outgoing: 'm,
-    {
-        self.fill(now, |machine, out| machine.seal(now, messages, out))
+        let written = match self.machine.seal(now, message, self.outbox.as_mut()) {
+            Err(SealError::Connection(_)) => 0,
+            written => written?,
+        };
+        self.output.fill(written);
+        if written > 0 {
+            self.deadlines.block(now);
+        }
+        Ok(written > 0)
     }
 
     /// Notes that what was sealed just now contains part of an answer.
     pub(crate) const fn note_answer(&mut self) {
-        self.answers = true;
+        self.output.note_answer();
     }
 
     /// Writes pending output to the outbox, if the outbox is empty. Returns whether there was any.
-    pub(crate) fn transmit(&mut self, now: Instant) -> Result<bool, OutputTooSmall> {
-        self.fill(now, |machine, out| machine.poll_transmit(now, out))
-    }
-
-    fn fill<E>(
-        &mut self,
-        now: Instant,
-        write: impl FnOnce(&mut Connection<R, H>, &mut [u8]) -> Result<usize, E>,
-    ) -> Result<bool, E> {
-        if self.start < self.end || self.output != Output::Open {
-            return Ok(false);
-        }
-        let written = write(&mut self.machine, self.outbox.as_mut())?;
-        self.start = 0;
-        self.end = written.min(self.outbox.as_ref().len());
-        self.answers &= written == 0;
-        if !self.ended {
-            self.progress = self.progress.max(now);
-        }
-        Ok(written > 0)
+    pub(crate) fn transmit(&mut self, now: Instant) -> Result<bool, Error> {
+        self.seal(now, None)
     }
 
     /// Processes the unread bytes up to the next event, passes that event to `handle`, and consumes
     /// its bytes. The end of the connection is returned once the stream has accepted its last
     /// bytes.
     pub(crate) fn recv<T>(&mut self, now: Instant, handle: impl FnOnce(R::Event<'_>) -> T) -> Result<Next<T>, Error> {
-        if core::mem::take(&mut self.paused) {
-            self.machine.set_reading(now, true);
-        }
         match self.machine.recv(now, self.inbox.unread()) {
             Ok(Received::Event { consumed, event }) => {
                 let handled = handle(event);
@@ -371,26 +307,27 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
     /// discarded.
     #[cfg_attr(target_os = "none", inline(never))]
     fn report_end<T>(&mut self, now: Instant, end: ConnectionError) -> Result<Next<T>, Error> {
-        self.note_end(now);
-        if self.start < self.end || self.transmit(now)? {
+        if !self.output.is_ending() {
+            let ending = self.machine.ending(now, self.output.has_answer());
+            self.output.end(ending);
+        }
+        self.output.stop_at_end(now);
+        if self.output.is_pending() || self.transmit(now)? {
             return Ok(Next::Wait);
         }
-        // The end is not orderly if an answer was lost, or if the peer ended the stream before it
-        // received this side's CLOSE.
-        let closed = matches!(end, ConnectionError::Closed);
-        if closed && self.has_lost_output() && (self.answers || self.input == Input::Reported) {
+        if self.output.breaks(end, self.input == Input::Reported) {
             return self.wait();
         }
         Err(end.into())
     }
 
-    /// Whether pending bytes were lost.
-    const fn has_lost_output(&self) -> bool {
-        match self.output {
-            Output::Stalled => true,
-            #[cfg(any(feature = "async", feature = "blocking"))]
-            Output::Failed { lost } => lost,
-            Output::Open => false,
+    /// Reports whether the stream is not being read, if that has changed.
+    // Not inlined on a device, to save flash.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn set_paused(&mut self, now: Instant, paused: bool) {
+        if self.paused != paused {
+            self.paused = paused;
+            self.deadlines.set_reading(&mut self.machine, now, !paused);
         }
     }
 
@@ -398,23 +335,16 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
     /// While the stream accepts nothing, the lifetime is paused.
     pub(crate) fn pause<T>(&mut self, now: Instant) -> Result<Next<T>, Error> {
         self.wanted = 0;
-        if self.start < self.end {
-            self.paused = true;
-            self.machine.set_reading(now, false);
+        if self.output.is_unsent() {
+            self.set_paused(now, true);
         }
         self.wait()
     }
 
     /// Waits, unless the stream has failed and nothing more can happen.
     fn wait<T>(&self) -> Result<Next<T>, Error> {
-        match self.output {
-            Output::Stalled => Err(Error::Stalled),
-            #[cfg(any(feature = "async", feature = "blocking"))]
-            Output::Failed { .. } if self.input != Input::Open => Err(ConnectionError::Truncated.into()),
-            #[cfg(any(feature = "async", feature = "blocking"))]
-            Output::Failed { .. } => Ok(Next::Wait),
-            Output::Open => Ok(Next::Wait),
-        }
+        self.output.wait(self.input == Input::Open)?;
+        Ok(Next::Wait)
     }
 }
 
@@ -423,7 +353,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> fmt::Debug for BufferedConnection<R, H, 
         f.debug_struct("BufferedConnection")
             .field("machine", &self.machine)
             .field("inbox", &self.inbox)
-            .field("unsent", &(self.end - self.start))
+            .field("unsent", &self.unsent().len())
             .finish_non_exhaustive()
     }
 }

@@ -52,7 +52,7 @@ macro_rules! drivers {
             /// [`HandshakeTimeout`](ConnectionError::HandshakeTimeout) have more causes than
             /// another key.
             pub $($async)* fn establish(&mut self) -> Result<(), Error<$error>> {
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 self.flush()$($await)*
             }
 
@@ -71,7 +71,7 @@ macro_rules! drivers {
             /// A cancelled request stays in flight until the server answers or refuses it. The next
             /// request waits for that.
             pub $($async)* fn request(&mut self, body: &[u8], answer: &mut [u8]) -> Result<usize, Error<$error>> {
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 let mut request = match self.buffered.request(body, answer) {
                     Ok(request) => request,
                     Err(error) => return Err(self.rejected(error)$($await)*),
@@ -91,7 +91,7 @@ macro_rules! drivers {
             /// # Errors
             /// What ended the connection.
             pub $($async)* fn ping(&mut self) -> Result<PingId, Error<$error>> {
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 let ping = match self.buffered.ping() {
                     Ok(ping) => ping,
                     Err(error) => return Err(self.rejected(error)$($await)*),
@@ -108,7 +108,7 @@ macro_rules! drivers {
                 if !self.buffered.connection().machine().answers_pings() {
                     return Err(Error::NoPongs);
                 }
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 while self.buffered.last_pong().is_none_or(|last| last < ping) {
                     self.drive(None)$($await)*?;
                 }
@@ -122,7 +122,7 @@ macro_rules! drivers {
             /// # Errors
             /// What ended the connection.
             pub $($async)* fn idle(&mut self, until: Instant) -> Result<(), Error<$error>> {
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 let mut waited = false;
                 loop {
                     let now = self.transport.polled_at();
@@ -149,7 +149,7 @@ macro_rules! drivers {
             /// # Errors
             /// What ended the connection instead.
             pub $($async)* fn close(&mut self) -> Result<(), Error<$error>> {
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 self.buffered.close(self.transport.polled_at(), CloseReason::Done);
                 loop {
                     match self.drive(None)$($await)* {
@@ -160,13 +160,6 @@ macro_rules! drivers {
                 }
             }
 
-            /// Reports a late poll. Nothing is read between two calls, and bytes that have arrived
-            /// meanwhile must be read before a deadline applies.
-            fn handle_late_poll(&mut self) {
-                let now = self.transport.poll_clock();
-                self.buffered.connection_mut().handle_late_poll(now);
-            }
-
             /// Waits until the connection is established and the stream has sent everything. On the
             /// noise wire that includes the first PING, which proves that this side has read the
             /// welcome.
@@ -174,9 +167,7 @@ macro_rules! drivers {
                 loop {
                     let stepped = self.buffered.step_idle(self.transport.polled_at());
                     // The core has no more bytes after a step with nothing to do.
-                    let sent = matches!(stepped, Ok(false))
-                        && self.buffered.connection().is_sent()
-                        && self.transport.is_flushed();
+                    let sent = matches!(stepped, Ok(false)) && self.buffered.connection().is_sent();
                     if sent && self.buffered.is_established() {
                         return Ok(());
                     }
@@ -203,12 +194,12 @@ macro_rules! drivers {
                 self.proceed(stepped, until)$($await)*
             }
 
-            /// Does what a step needs next: nothing, or wait, or flush the last bytes after an end.
+            /// Does what a step needs next: nothing, or wait.
             $($async)* fn proceed(&mut self, stepped: Result<bool, Error>, until: Option<Instant>) -> Result<(), Error<$error>> {
                 match stepped {
                     Ok(true) => Ok(()),
                     Ok(false) => self.transport.wait(self.buffered.connection_mut(), until)$($await)*,
-                    Err(end) => Err(self.transport.finish(self.buffered.connection_mut(), end)$($await)*),
+                    Err(end) => Err(end.widen()),
                 }
             }
         }
@@ -251,7 +242,7 @@ macro_rules! drivers {
                 &mut self,
                 mut handler: impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
             ) -> Result<(), Error<$error>> {
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 self.buffered.refuse_dropped();
                 loop {
                     match self.advance(&mut handler)$($await)* {
@@ -269,7 +260,7 @@ macro_rules! drivers {
                 match self.buffered.step(self.transport.polled_at()) {
                     Ok(true) => return Ok(()),
                     Ok(false) => {}
-                    Err(end) => return Err(self.transport.finish(self.buffered.connection_mut(), end)$($await)*),
+                    Err(end) => return Err(end.widen()),
                 }
                 if !self.transport.may_begin_handler(&mut self.buffered) {
                     return self.transport.wait(self.buffered.connection_mut(), None)$($await)*;
@@ -278,7 +269,7 @@ macro_rules! drivers {
                     return self.transport.wait(self.buffered.connection_mut(), None)$($await)*;
                 };
                 let handled = self.transport.run_handler(incoming, handler(request, answer))$($await)*?;
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 match handled {
                     Ok(length) => self.buffered.answer(length),
                     Err(refusal) => self.buffered.refuse(refusal),
@@ -289,15 +280,8 @@ macro_rules! drivers {
             /// Closes the connection, which ends once the request that is being handled is
             /// completed. Call [`serve`](Self::serve) until then, and close the stream afterwards.
             pub fn close(&mut self, reason: CloseReason) {
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 self.buffered.close(self.transport.polled_at(), reason);
-            }
-
-            /// Reports a late poll. Nothing is read between two calls, or while a blocking handler
-            /// runs, and bytes that have arrived meanwhile must be read before a deadline applies.
-            fn handle_late_poll(&mut self) {
-                let now = self.transport.poll_clock();
-                self.buffered.connection_mut().handle_late_poll(now);
             }
         }
     };

@@ -93,9 +93,7 @@
 //! let length = loop {
 //!     carry(client.connection_mut(), server.connection_mut(), now)?;
 //!     carry(server.connection_mut(), client.connection_mut(), now)?;
-//!     // Process input before deadlines, even if this poll is late.
-//!     client.connection_mut().handle_late_poll(now);
-//!     server.connection_mut().handle_late_poll(now);
+//!     // Process input before deadlines.
 //!     while client.step(now, Some(&mut pending))? {}
 //!     if let Some(length) = pending.answered()? {
 //!         break length;
@@ -145,6 +143,7 @@ mod connection;
 #[cfg(any(feature = "async", feature = "blocking"))]
 mod driver;
 mod error;
+mod output;
 mod server;
 #[cfg(all(feature = "streams", any(feature = "async", feature = "blocking")))]
 mod subscription;

@@ -4,7 +4,7 @@
 use core::fmt;
 
 use falco_core::{
-    CloseReason, Instant, OutgoingAnswer, Partial, Reassembly, Refusal, ReplyError, RequestError, RequestId, SealError,
+    CloseReason, Greeting, Instant, OutgoingAnswer, Partial, Reassembly, Refusal, ReplyError, RequestId,
     ServerConnection, ServerEvent, ServerKeyRef, ServerSide, Settings, Storage,
 };
 use rand_core::TryCryptoRng;
@@ -31,6 +31,7 @@ type Body<S> = Reassembly<[Partial<S>; 1]>;
 /// request.
 pub(crate) struct Incoming<H: ServerKeyRef, B: Buffers> {
     connection: BufferedConnection<ServerSide, H, B>,
+    greeting: Greeting,
     /// A refusal that the core has not accepted yet. Until it has, no frame is processed.
     refusal: Option<(RequestId, Refusal)>,
 }
@@ -44,23 +45,14 @@ enum Stage {
     Idle,
     /// A part of the request has arrived.
     Receiving(RequestId),
-    /// The whole request has arrived.
-    Received(RequestId, Handler),
+    /// The whole request has arrived, and its handler has not begun.
+    Received(RequestId),
+    /// Its handler has begun.
+    Handling(RequestId),
     /// The answer, which is in the memory for answers, is being sealed.
     Answering(OutgoingAnswer),
     /// The request is to be refused, after the refusal that is pending.
     Refusing(RequestId, Refusal),
-}
-
-/// Whether the handler of a request has begun.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Handler {
-    /// It may not begin, because output that was pending when the request arrived is still pending.
-    Blocked,
-    /// It may begin.
-    Ready,
-    /// It has begun.
-    Begun,
 }
 
 impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
@@ -109,6 +101,7 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         Self {
             incoming: Incoming {
                 connection,
+                greeting: Greeting::new(),
                 refusal: None,
             },
             body: Reassembly::new([Partial::new(body)]),
@@ -135,16 +128,14 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     /// Closes the connection: it accepts no new requests, completes those that have begun, and then
     /// ends.
     pub fn close(&mut self, now: Instant, reason: CloseReason) {
-        self.incoming.connection.machine_mut().close(now, reason);
+        self.incoming.connection.close(now, reason);
     }
 
     /// The request to handle, and the memory for its answer. Call [`answer`](Self::answer) or
     /// [`refuse`](Self::refuse) when it is handled, and [`step`](Self::step) meanwhile.
     ///
-    /// A request is returned only after the stream has accepted the output that was pending when
-    /// the request arrived, and not after the connection has ended. That output may contain the
-    /// PONG to the client's first PING: if the stream ends before a client has read anything, the
-    /// client assumes that its request was not processed.
+    /// No request is returned before the stream has accepted the [greeting](Greeting), or after the
+    /// connection has ended.
     pub fn request(&mut self) -> Option<(&[u8], &mut [u8])> {
         let (request, answer, _) = self.begin_handler()?;
         Some((request, answer))
@@ -155,37 +146,25 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         if !self.has_request() {
             return None;
         }
-        let Stage::Received(id, handler) = &mut self.stage else {
+        let (Stage::Received(id) | Stage::Handling(id)) = self.stage else {
             return None;
         };
-        let request = self.body.whole(*id)?;
-        *handler = Handler::Begun;
+        let request = self.body.whole(id)?;
+        self.stage = Stage::Handling(id);
         Some((request, self.answer.as_mut(), &mut self.incoming))
     }
 
     /// Whether there is a request to handle. After the end there is none: its answer could not be
     /// sent.
-    pub(crate) fn has_request(&mut self) -> bool {
-        self.update_handler();
-        matches!(self.stage, Stage::Received(_, Handler::Ready | Handler::Begun))
-            && self.connection().machine().end().is_none()
-    }
-
-    /// A handler may begin once the stream has accepted the output that was pending when its
-    /// request arrived.
-    fn update_handler(&mut self) {
-        if let Stage::Received(_, handler @ Handler::Blocked) = &mut self.stage
-            && self.incoming.connection.is_sent()
-        {
-            *handler = Handler::Ready;
-        }
+    pub(crate) fn has_request(&self) -> bool {
+        matches!(self.stage, Stage::Received(_) | Stage::Handling(_)) && self.connection().machine().end().is_none()
     }
 
     /// Refuses the request whose handler was dropped. The handler may have done half of its work,
     /// so the request must not be handled again.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn refuse_dropped(&mut self) {
-        if matches!(self.stage, Stage::Received(_, Handler::Begun)) {
+        if matches!(self.stage, Stage::Handling(_)) {
             self.refuse(Refusal::Failed);
         }
     }
@@ -204,7 +183,7 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         } else {
             match self.incoming.connection.machine_mut().answer(id, length) {
                 Ok(outgoing) => Some(outgoing),
-                Err(ReplyError::Request(RequestError::TooLarge { .. })) => None,
+                Err(ReplyError::Request(_)) => None,
                 // The request is completed, or the connection has ended.
                 Err(_) => return,
             }
@@ -234,18 +213,11 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     /// Not inlined, because its caller overwrites its stack frame afterwards.
     #[inline(never)]
     fn take_step(&mut self, now: Instant) -> Result<bool, Error> {
-        self.update_handler();
         match &mut self.stage {
             Stage::Answering(outgoing) => {
                 let body = self.answer.as_ref().get(..outgoing.length()).unwrap_or_default();
-                match self.incoming.connection.seal(now, [(&mut *outgoing, body)]) {
-                    // `recv` returns the end, after the last bytes.
-                    Err(SealError::Connection(_)) => {}
-                    other => {
-                        if other? {
-                            self.incoming.connection.note_answer();
-                        }
-                    }
+                if self.incoming.connection.seal(now, Some((&mut *outgoing, body)))? {
+                    self.incoming.connection.note_answer();
                 }
                 if outgoing.is_done() {
                     self.stage = Stage::Idle;
@@ -255,25 +227,23 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
                 self.incoming.refusal = Some((*id, *refusal));
                 self.stage = Stage::Idle;
             }
-            Stage::Idle | Stage::Receiving(_) | Stage::Received(..) | Stage::Refusing(..) => {}
+            Stage::Idle | Stage::Receiving(_) | Stage::Received(_) | Stage::Handling(_) | Stage::Refusing(..) => {}
         }
         let (body, stage) = (&mut self.body, &mut self.stage);
-        let next = self
-            .incoming
-            .recv(now, |handler, event| handle(body, stage, handler, event))?;
-        self.incoming.refusal = match next {
-            Next::Event(refused) => refused,
-            Next::Again => return Ok(true),
+        let next = self.incoming.recv(now, |event| handle(body, stage, event))?;
+        match next {
+            // The next step passes it to the core.
+            Next::Event(refused) => self.incoming.refusal = refused,
+            Next::Again => {}
             Next::Wait => return Ok(false),
-        };
-        self.incoming.transmit(now)?;
+        }
         Ok(true)
     }
 }
 
 /// Drops the bytes of a request that waits for its handler or that its handler has.
 fn release<S: Storage>(body: &mut Body<S>, stage: &mut Stage) -> Option<RequestId> {
-    let Stage::Received(id, _) = *stage else {
+    let (Stage::Received(id) | Stage::Handling(id)) = *stage else {
         return None;
     };
     body.forget(id);
@@ -281,15 +251,9 @@ fn release<S: Storage>(body: &mut Body<S>, stage: &mut Stage) -> Option<RequestI
     Some(id)
 }
 
-/// Processes an event. If the event completes a request, `handler` becomes the state of that
-/// request. Returns which request is to be refused, and why.
+/// Processes an event. Returns which request is to be refused, and why.
 #[allow(clippy::wildcard_enum_match_arm, reason = "the other events need no reaction")]
-fn handle<S: Storage>(
-    kept: &mut Body<S>,
-    stage: &mut Stage,
-    handler: Handler,
-    event: ServerEvent<'_>,
-) -> Option<(RequestId, Refusal)> {
+fn handle<S: Storage>(kept: &mut Body<S>, stage: &mut Stage, event: ServerEvent<'_>) -> Option<(RequestId, Refusal)> {
     let (id, total, body, whole) = match event {
         ServerEvent::Request { id, body } => (id, u32::try_from(body.len()).unwrap_or(u32::MAX), body, true),
         ServerEvent::Begin { id, total, body } => (id, total, body, false),
@@ -303,7 +267,7 @@ fn handle<S: Storage>(
         ServerEvent::Part { id, body, last } => {
             let fits = kept.part(id, body).is_ok();
             *stage = match (fits, last) {
-                (true, true) => Stage::Received(id, handler),
+                (true, true) => Stage::Received(id),
                 (true, false) => return None,
                 (false, _) => Stage::Idle,
             };
@@ -316,8 +280,7 @@ fn handle<S: Storage>(
         }
         ServerEvent::Cancelled { id } => {
             // A handler that has begun completes.
-            let waits =
-                matches!(stage, Stage::Received(received, Handler::Blocked | Handler::Ready) if *received == id);
+            let waits = matches!(stage, Stage::Received(received) if *received == id);
             return waits
                 .then(|| release(kept, stage))
                 .flatten()
@@ -332,7 +295,7 @@ fn handle<S: Storage>(
         return Some((id, Refusal::TooLarge));
     }
     *stage = if whole {
-        Stage::Received(id, handler)
+        Stage::Received(id)
     } else {
         Stage::Receiving(id)
     };
@@ -350,18 +313,15 @@ impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
     #[allow(clippy::wildcard_enum_match_arm, reason = "the other events need no reaction")]
     #[inline(never)]
     fn take_step(&mut self, now: Instant) -> Result<bool, Error> {
-        let refused = self.recv(now, |_, event| match event {
+        let refused = self.recv(now, |event| match event {
             ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } => Some((id, Refusal::Busy)),
             #[cfg(feature = "streams")]
             ServerEvent::Opened { id, .. } => Some((id, Refusal::TooLarge)),
             _ => None,
         })?;
         match refused {
-            Next::Event(Some(refused)) => {
-                self.refusal = Some(refused);
-                self.transmit(now)?;
-            }
-            Next::Event(None) | Next::Again => {}
+            Next::Event(refused) => self.refusal = refused,
+            Next::Again => {}
             Next::Wait => return Ok(false),
         }
         Ok(true)
@@ -372,37 +332,40 @@ impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
         &mut self.connection
     }
 
-    /// Processes at most one frame, after the refusal that is pending. `take` receives the event,
-    /// and the state for a request that the event completes.
-    fn recv<T>(&mut self, now: Instant, take: impl FnOnce(Handler, ServerEvent<'_>) -> T) -> Result<Next<T>, Error> {
+    /// Processes at most one frame, after the greeting and the refusal that is pending. `take`
+    /// receives the event.
+    fn recv<T>(&mut self, now: Instant, take: impl FnOnce(ServerEvent<'_>) -> T) -> Result<Next<T>, Error> {
         self.transmit(now)?;
-        if self.refusal.is_some() && self.connection.machine().end().is_none() {
+        if self.connection.is_sent() {
+            self.greeting.flushed();
+        }
+        let waits = self.refusal.is_some() || self.greeting.is_pending();
+        if waits && self.connection.machine().end().is_none() {
             return self.connection.pause(now);
         }
-        let handler = if self.connection.is_sent() {
-            Handler::Ready
-        } else {
-            Handler::Blocked
-        };
-        self.connection.recv(now, |event| take(handler, event))
+        let greeting = &mut self.greeting;
+        self.connection.recv(now, |event| {
+            if matches!(event, ServerEvent::Established) {
+                greeting.established();
+            }
+            take(event)
+        })
     }
 
     /// Passes the pending refusal to the core, and takes the core's pending output, as far as there
     /// is room.
     fn transmit(&mut self, now: Instant) -> Result<(), Error> {
-        while let Some((id, refusal)) = self.refusal {
-            match self.connection.machine_mut().refuse(id, refusal) {
-                Err(ReplyError::TransmitFirst) => {
-                    if !self.connection.transmit(now)? {
-                        return Ok(());
-                    }
-                }
+        loop {
+            if let Some((id, refusal)) = self.refusal
                 // Any other error means that the request is completed, or the connection has ended.
-                _ => self.refusal = None,
+                && !matches!(self.connection.machine_mut().refuse(id, refusal), Err(ReplyError::TransmitFirst))
+            {
+                self.refusal = None;
+            }
+            if !self.connection.transmit(now)? || self.refusal.is_none() {
+                return Ok(());
             }
         }
-        self.connection.transmit(now)?;
-        Ok(())
     }
 }
 

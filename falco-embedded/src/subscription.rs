@@ -46,7 +46,7 @@ macro_rules! subscriptions {
                 body: &'c [u8],
                 memory: &'c mut [u8],
             ) -> Result<Subscription<'c, $transport, H, B>, Error<$error>> {
-                self.handle_late_poll();
+                self.transport.poll_clock();
                 let mut pending = match self.buffered.subscribe(body, memory) {
                     Ok(pending) => pending,
                     Err(error) => return Err(self.rejected(error)$($await)*),
@@ -54,7 +54,7 @@ macro_rules! subscriptions {
                 loop {
                     let stepped = self.buffered.step_subscription(self.transport.polled_at(), &mut pending);
                     let begun = pending.has_begun().map_err(Error::widen)?;
-                    let sent = self.buffered.connection().is_sent() && self.transport.is_flushed();
+                    let sent = self.buffered.connection().is_sent();
                     if begun && sent && matches!(stepped, Ok(false)) {
                         return Ok(Subscription { client: self, pending });
                     }
@@ -78,7 +78,7 @@ macro_rules! subscriptions {
             /// memory.
             #[allow(clippy::should_implement_trait, reason = "its items borrow the subscription")]
             pub $($async)* fn next(&mut self) -> Result<Option<&[u8]>, Error<$error>> {
-                self.client.handle_late_poll();
+                self.client.transport.poll_clock();
                 while !self.client.buffered.is_ready(&mut self.pending).map_err(Error::widen)? {
                     let now = self.client.transport.polled_at();
                     let stepped = self.client.buffered.step_subscription(now, &mut self.pending);
@@ -94,7 +94,7 @@ macro_rules! subscriptions {
             /// # Errors
             /// What ended the connection.
             pub $($async)* fn cancel(self) -> Result<(), Error<$error>> {
-                self.client.handle_late_poll();
+                self.client.transport.poll_clock();
                 self.client.flush()$($await)*
             }
         }

@@ -130,6 +130,7 @@ fn while_a_request_waits_pings_are_answered_and_a_second_request_is_refused_as_b
             sent += count;
             while server.step(NOW).unwrap() {}
         }
+        while server.step(NOW).unwrap() {}
         let unsent = server.connection().unsent().to_vec();
         server.connection_mut().sent(NOW, unsent.len());
         inbox.space(unsent.len().max(1)).unwrap()[..unsent.len()].copy_from_slice(&unsent);
@@ -199,8 +200,55 @@ fn refusing_waits_for_room_and_loses_nothing() {
     assert!(client.last_pong().is_some());
 }
 
+/// A client whose lifetime has run out, with a CLOSE in its outbox, and when that was.
+fn expired<'k>(
+    client_key: &'k falco_embedded::NoiseClientKey,
+    server_key: &common::ServerKey,
+) -> (Client<'k>, Instant) {
+    let settings = settings().with_keep_alive(false);
+    let (mut rng, memory) = (CountingRng::new(1), ([0; BUFFER], [0; BUFFER]));
+    let mut client = BufferedClient::start(client_key, &settings, NOW, &mut rng, memory).unwrap();
+    settle(&mut client, None, &mut server(server_key));
+    let late = client.connection().poll_timeout().unwrap();
+    assert_eq!(late.as_millis(), 60_000);
+    client.connection_mut().handle_timeout(late);
+    assert!(!client.step_idle(late).unwrap());
+    assert_eq!(client.connection().unsent().len(), 26, "a record with a CLOSE");
+    (client, late)
+}
+
+const EXPIRED: Result<bool, Error> = Err(Error::Connection(ConnectionError::Expired));
+
 #[test]
 fn last_bytes_have_a_second_and_not_a_lifetime() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, _) = expired(&client_key, &server_key);
+    let end = client.connection().poll_timeout().unwrap();
+    assert_eq!(end.as_millis(), 61_000);
+    client.connection_mut().handle_timeout(end);
+    assert!(client.connection().unsent().is_empty());
+    assert_eq!(client.step_idle(end), EXPIRED);
+    assert_eq!(client.step_idle(NOW), EXPIRED);
+}
+
+#[test]
+fn a_peer_that_takes_a_byte_now_and_then_does_not_prolong_an_end() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, late) = expired(&client_key, &server_key);
+    let end = late + core::time::Duration::from_secs(1);
+    for millis in [300, 600, 900] {
+        let now = late + core::time::Duration::from_millis(millis);
+        client.connection_mut().sent(now, 1);
+        assert!(!client.step_idle(now).unwrap());
+        assert_eq!(client.connection().poll_timeout(), Some(end));
+    }
+    client.connection_mut().handle_timeout(end);
+    assert_eq!(client.step_idle(end), EXPIRED);
+}
+
+/// The server has not proved itself, so it gets no time for the rest.
+#[test]
+fn a_handshake_that_times_out_ends_at_once_although_bytes_are_pending() {
     let (client_key, server_key) = (client_key(7), server_key(7));
     let mut pair = lines(&client_key, &server_key, &settings());
     let client = &mut pair.client;
@@ -210,35 +258,43 @@ fn last_bytes_have_a_second_and_not_a_lifetime() {
     let late = client.connection().poll_timeout().unwrap();
     assert_eq!(late.as_millis(), 5_000);
     client.connection_mut().handle_timeout(late);
-    assert!(!client.step_idle(late).unwrap());
-    let end = client.connection().poll_timeout().unwrap();
-    assert_eq!(end.as_millis(), 6_000);
-    client.connection_mut().handle_timeout(end);
-    assert!(client.connection().unsent().is_empty());
     let timeout = Err(Error::Connection(ConnectionError::HandshakeTimeout));
-    assert_eq!(client.step_idle(end), timeout);
+    assert_eq!(client.step_idle(late), timeout);
+    assert!(client.connection().unsent().is_empty());
+    assert_eq!(client.connection().poll_timeout(), None);
     assert_eq!(client.step_idle(NOW), timeout);
 }
 
+/// A super-loop that was stopped meanwhile has not written, so the stream gets its full time.
 #[test]
-fn a_peer_that_takes_a_byte_now_and_then_does_not_prolong_an_end() {
+fn a_write_deadline_that_is_noticed_late_moves() {
     let (client_key, server_key) = (client_key(7), server_key(7));
-    let mut pair = lines(&client_key, &server_key, &settings());
-    let client = &mut pair.client;
-    assert!(!client.step_idle(NOW).unwrap());
-    let late = client.connection().poll_timeout().unwrap();
-    client.connection_mut().handle_timeout(late);
-    assert!(!client.step_idle(late).unwrap());
-    let end = late + core::time::Duration::from_secs(1);
-    for millis in [300, 600, 900] {
-        let now = late + core::time::Duration::from_millis(millis);
-        client.connection_mut().sent(now, 1);
-        assert!(!client.step_idle(now).unwrap());
-        assert_eq!(client.connection().poll_timeout(), Some(end));
+    for (millis, gives_up) in [(59_999, false), (60_000, true), (60_050, true), (60_051, false)] {
+        let (mut client, mut server) = (client(&client_key), server(&server_key));
+        settle(&mut client, None, &mut server);
+        let mut ask = client.request(&b"abc"[..], [0; MESSAGE]).unwrap();
+        while client.step(NOW, Some(&mut ask)).unwrap() {}
+        assert!(!client.connection().unsent().is_empty());
+        client.connection_mut().handle_timeout(Instant::from_millis(millis));
+        assert_eq!(client.connection().unsent().is_empty(), gives_up, "{millis}");
     }
-    client.connection_mut().handle_timeout(end);
-    let timeout = Err(Error::Connection(ConnectionError::HandshakeTimeout));
-    assert_eq!(client.step_idle(end), timeout);
+}
+
+/// Only the greeting holds up a handler: see `first_pong.rs`.
+#[test]
+fn later_output_that_is_pending_holds_up_no_handler() {
+    let (client_key, server_key) = (client_key(7), server_key(7));
+    let (mut client, mut server) = (client(&client_key), server(&server_key));
+    settle(&mut client, None, &mut server);
+    client.ping().unwrap();
+    let mut ask = client.request(&b"abc"[..], [0; MESSAGE]).unwrap();
+    for _ in 0..4 {
+        while client.step(NOW, Some(&mut ask)).unwrap() {}
+        carry(client.connection_mut(), server.connection_mut(), NOW);
+        while server.step(NOW).unwrap() {}
+    }
+    assert!(!server.connection().unsent().is_empty(), "the PONG");
+    assert_eq!(server.request().unwrap().0, b"abc");
 }
 
 #[test]

@@ -186,7 +186,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         body: Q,
         mut memory: A,
     ) -> Result<PendingSubscription<Q, A>, Error> {
-        self.all_sealed = false;
+        self.reaches_handler = false;
         let machine = self.connection.machine_mut();
         let mut outgoing = machine.open_request()?;
         let (window, room) = (machine.window(), memory.as_mut().len());
