@@ -199,7 +199,14 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     /// [`write_deadline`](Self::write_deadline). `None` while the connection has not ended.
     #[must_use]
     pub fn ending(&self, since: Instant, with_answer: bool) -> Option<Ending> {
-        self.end().map(|end| Ending::of(self, end, since, with_answer))
+        self.end().map(|end| self.ending_after(end, since, with_answer))
+    }
+
+    /// How the stream ends after `end`. The peer has until the [write deadline](Self::write_deadline)
+    /// from `since` to accept the last bytes.
+    pub(crate) fn ending_after(&self, end: ConnectionError, since: Instant, with_answer: bool) -> Ending {
+        let until = self.deadline_after(Some(end), since, with_answer);
+        Ending::new(end, self.was_established(), until)
     }
 
     /// Whether the handshake has completed. This stays so after the end.

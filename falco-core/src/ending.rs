@@ -1,11 +1,8 @@
 //! How the stream of a connection that has ended is closed: the last bytes, whether to wait for the
 //! peer, and for how long.
 
-use crate::connection::Connection;
 use crate::error::{ConnectionError, LINGER_SPAN};
-use crate::role::Role;
 use crate::time::Instant;
-use crate::wire::KeyRef;
 
 /// What to do with the stream of a connection that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,18 +80,6 @@ impl Ending {
             last,
             input_ended: false,
         }
-    }
-
-    /// For `machine`, which ended with `end`. The peer has until the [write
-    /// deadline](Connection::write_deadline) from `since` to accept the last bytes.
-    pub(crate) fn of<R: Role, H: KeyRef<R>>(
-        machine: &Connection<R, H>,
-        end: ConnectionError,
-        since: Instant,
-        with_answer: bool,
-    ) -> Self {
-        let until = machine.deadline_after(Some(end), since, with_answer);
-        Self::new(end, machine.was_established(), until)
     }
 
     /// For a stream that is to be closed at once, at `now`.

@@ -119,9 +119,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         match (self.closing.end, self.closing.idle) {
-            (None, _) => Ending::of(&self.machine, end, now, false),
+            (None, _) => self.machine.ending_after(end, now, false),
             // `LINGER` began when the connection became idle.
-            (Some(_), Some(since)) => Ending::of(&self.machine, end, since, false),
+            (Some(_), Some(since)) => self.machine.ending_after(end, since, false),
             (Some(_), None) => Ending::at_once(now),
         }
     }

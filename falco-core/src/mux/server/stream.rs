@@ -103,6 +103,6 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.closed_at_once && self.is_established() {
             return Ending::soon(now);
         }
-        Ending::of(&self.machine, end, now, self.with_answer)
+        self.machine.ending_after(end, now, self.with_answer)
     }
 }
