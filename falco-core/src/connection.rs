@@ -202,8 +202,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.end().map(|end| self.ending_after(end, since, with_answer))
     }
 
-    /// How the stream ends after `end`. The peer has until the [write deadline](Self::write_deadline)
-    /// from `since` to accept the last bytes.
+    /// How the stream ends after `end`. The peer has until the
+    /// [write deadline](Self::write_deadline) from `since` to accept the last bytes.
     pub(crate) fn ending_after(&self, end: ConnectionError, since: Instant, with_answer: bool) -> Ending {
         let until = self.deadline_after(Some(end), since, with_answer);
         Ending::new(end, self.was_established(), until)
