@@ -87,6 +87,8 @@ async fn serve(listener: TcpListener, metrics: PrometheusHandle) {
             && let Some(oldest) = connections.pop_front()
         {
             oldest.abort();
+            // Its descriptor is closed once the runtime has dropped it.
+            let _ = oldest.await;
         }
         match accepted {
             Ok((stream, _)) => {
