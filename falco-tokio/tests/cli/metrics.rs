@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
 use crate::carrying::{connect, echoes, expect, forward, serve, target};
 use crate::heard::{Heard, id};
-use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run, until, with_piped_key};
+use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run, until};
 
 /// The text of the metrics that are served at a port.
 fn read(port: u16) -> String {
@@ -201,6 +200,10 @@ fn a_client_shows_what_it_does() {
 #[cfg(target_os = "linux")]
 #[test]
 fn strangers_at_the_metrics_take_few_descriptors_and_keep_nobody_out() {
+    use std::process::Command;
+
+    use crate::tool::with_piped_key;
+
     let address = format!("127.0.0.1:{}", free_port());
     let mut command = Command::new("sh");
     let script = "ulimit -n 256; exec \"$0\" serve --listen 127.0.0.1:0 --key-file - --metrics \"$1\"";
