@@ -37,10 +37,10 @@
 //!
 //! # Streams
 //!
-//! A connection is on a stream: TCP, Unix sockets, any type that implements [`Stream`], and any
-//! `Read + Write` in the wrapper [`Blocking`], which has no time limits: deadlines act only when a
-//! read or write returns. A stream without [`Stream::split`] carries one request at a time and no
-//! open requests.
+//! A connection runs over a TCP stream, a Unix socket, any type that implements [`Stream`], or any
+//! `Read + Write` in the wrapper [`Blocking`]. That wrapper has no time limits: a deadline takes
+//! effect only when a read or write returns. A stream without [`Stream::split`] carries one request
+//! at a time and no open requests.
 //!
 //! # Time
 //!
@@ -54,14 +54,15 @@
 //!
 //! # Threads
 //!
-//! Client: callers write, and a caller whose request is alone on its connection also reads, until
-//! it has its answer. One thread per connection connects, and reads whenever no caller does. On the
-//! classic wire, and over a stream that does not split, only callers read, one at a time. Server:
-//! one thread per connection, which reads and runs short handlers, and a bounded worker pool
-//! for the others. If a handler on the thread of a connection takes more than 1 to 2 ms,
-//! another thread goes on with the connection. If a peer reads slowly, a writer thread is
-//! started while output is pending. Resolving a name uses another thread. If it has several
-//! addresses, each attempt to connect to one uses another thread, too.
+//! - **A client** has one thread per connection, which connects, and reads while no caller does.
+//!   Callers write. A caller whose request is alone on the connection also reads, until it has its
+//!   answer. On the classic wire, and over a stream that does not split, only callers read, one at
+//!   a time.
+//! - **A server** has one thread per connection, which reads and runs short handlers, and a bounded
+//!   pool of workers for the other handlers. If a handler on the thread of a connection takes more
+//!   than 1 to 2 ms, another thread continues with the connection.
+//! - **Both** start a thread that writes while a peer reads slowly. Resolving a name uses another
+//!   thread, and so does each attempt to connect to one of several addresses.
 
 mod client;
 mod clock;

@@ -103,8 +103,8 @@
 //!
 //! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
 //! `answered`, `not_processed` or `maybe_processed`. The `cause` of a failed attempt is `stream` if
-//! no stream could be opened, `slow` if the client has taken another server meanwhile, and
-//! otherwise how the handshake ended. Each of them begins a back-off.
+//! no stream could be opened, `slow` if another server of the client was connected first, and
+//! otherwise how the handshake ended. Each starts a back-off of its server.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod client;
