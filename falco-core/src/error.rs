@@ -29,7 +29,7 @@ pub enum ConnectionError {
     /// The connection ended, or other bytes than those of the handshake arrived, before the server
     /// proved that it has the key.
     ///
-    /// The server has another key or context, speaks another wire, or is no FalcoTCP server; or it,
+    /// The server has another key or context, speaks another wire, or is not a FalcoTCP server; or it,
     /// or a proxy in front of it, is starting, stopping or full. A client cannot tell these apart:
     /// a server sends nothing to an unauthenticated client.
     Refused,

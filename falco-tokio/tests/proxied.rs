@@ -125,8 +125,8 @@ async fn a_proxy_without_headers_is_in_the_log_and_does_not_fill_it() {
         log.text().lines().map(str::to_owned).collect::<Vec<_>>()
     };
     for (first, message) in [
-        (&b"PROXY nonsense\r\n"[..], "it has no header of its proxy"),
-        (b"PROXY TCP4 203", "the header of its proxy has not arrived"),
+        (&b"PROXY nonsense\r\n"[..], "it has no PROXY header"),
+        (b"PROXY TCP4 203", "its PROXY header has not arrived"),
     ] {
         let lines = lines(first, true).await;
         let most = 1 + began.elapsed().as_secs() / 10;

@@ -146,7 +146,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, handlers: &Arc
             Err(error) => {
                 service.counters.accept_errors.add(1);
                 if let Some(left_out) = service.warnings.accepting.due() {
-                    warn!(%error, left_out, "accepting failed; it is tried again after a pause");
+                    warn!(%error, left_out, "accepting a connection failed; trying again after a pause");
                 }
                 tokio::select! {
                     () = service.registry.stopping() => return,

@@ -196,7 +196,7 @@ impl<H: Handler> Connection<H> {
         if why == MustLeave::OverLimit {
             self.handlers.service.counters.over_key_limit.add(1);
             if let Some(left_out) = self.handlers.service.warnings.key_limit.due() {
-                warn!(left_out, "closed: its key has as many connections as it may have");
+                warn!(left_out, "closed a connection: its key has reached its limit of connections");
             }
         }
     }

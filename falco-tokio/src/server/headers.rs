@@ -116,13 +116,13 @@ mod reader {
                 match tokio::time::timeout(limit, client_of(&mut stream, proxy)).await {
                     Ok(Ok(client)) => _ = to.send((Socket::Tcp(stream), client)).await,
                     Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                        warn_limited!(warnings.header, %proxy, "closed a connection: it has no header of its proxy");
+                        warn_limited!(warnings.header, %proxy, "closed a connection: it has no PROXY header");
                     }
                     // A health check of the proxy may end like this.
-                    Ok(Err(error)) => debug!(%proxy, %error, "a connection ended before the header of its proxy"),
+                    Ok(Err(error)) => debug!(%proxy, %error, "a connection ended before its PROXY header"),
                     Err(_) => {
                         let limit = &warnings.header;
-                        warn_limited!(limit, %proxy, "closed a connection: the header of its proxy has not arrived");
+                        warn_limited!(limit, %proxy, "closed a connection: its PROXY header has not arrived");
                     }
                 }
                 drop(reading);

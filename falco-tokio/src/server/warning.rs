@@ -68,7 +68,7 @@ impl Warnings {
         ] {
             let left_out = core::mem::take(&mut limit.lock().left_out);
             if left_out > 0 {
-                warn!(left_out, "{what}: more often than was logged as a warning");
+                warn!(left_out, "{what}: further warnings were left out");
             }
         }
     }

@@ -109,7 +109,7 @@ impl Failure {
                 ": nothing answers there; the server or its machine is down or stuck, or a firewall drops the packets"
             }
             (None, _) if code == Code::TimedOut => {
-                ": something listens there, but it is stuck, or it is no FalcoTCP server"
+                ": something listens there, but it is stuck, or it is not a FalcoTCP server"
             }
             _ => "",
         };

@@ -141,7 +141,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting failed; it is tried again after a pause");
+                tracing::warn!(%error, "accepting a connection failed; trying again after a pause");
                 tokio::time::sleep(PAUSE).await;
             }
         }

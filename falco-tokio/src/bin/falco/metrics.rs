@@ -96,7 +96,7 @@ async fn serve(listener: TcpListener, metrics: PrometheusHandle) {
                 connections.push_back(tokio::spawn(timeout(TIME, answer(stream, metrics))));
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting a connection to the metrics failed; it is tried again after a pause");
+                tracing::warn!(%error, "accepting a connection to the metrics failed; trying again after a pause");
                 sleep(PAUSE).await;
             }
         }
