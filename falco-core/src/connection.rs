@@ -272,11 +272,11 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
 
     /// The write deadline of a connection that has ended with `end`, or not.
     pub(crate) fn deadline_after(&self, end: Option<ConnectionError>, since: Instant, with_answer: bool) -> Instant {
-        since.after(self.patience(end, with_answer))
+        since.after(self.write_limit(end, with_answer))
     }
 
     /// How many milliseconds a write may make no progress.
-    pub(crate) fn patience(&self, end: Option<ConnectionError>, with_answer: bool) -> u64 {
+    pub(crate) fn write_limit(&self, end: Option<ConnectionError>, with_answer: bool) -> u64 {
         let lives = match end {
             None => true,
             Some(ConnectionError::Closed | ConnectionError::HandlerFailed) => with_answer,

@@ -129,15 +129,15 @@ impl Deadlines {
     /// Whether to give up the write at `now`. If this is a late poll, nothing was written
     /// meanwhile, so the stream has its full time from now on.
     pub(crate) fn is_stalled<R: Role, H: KeyRef<R>>(&mut self, machine: &Connection<R, H>, now: Instant) -> bool {
-        self.is_over(now, machine.patience(machine.end(), false))
+        self.is_over(now, machine.write_limit(machine.end(), false))
     }
 
-    /// As [`is_stalled`](Self::is_stalled), for a write that is given up after `patience`
+    /// As [`is_stalled`](Self::is_stalled), for a write that is given up after `write_limit`
     /// milliseconds.
     // Not inlined on a device, to save flash. So it is not generic.
     #[cfg_attr(target_os = "none", inline(never))]
-    fn is_over(&mut self, now: Instant, patience: u64) -> bool {
-        let Some(due) = self.stalls_at(patience).get().filter(|due| *due <= now) else {
+    fn is_over(&mut self, now: Instant, write_limit: u64) -> bool {
+        let Some(due) = self.stalls_at(write_limit).get().filter(|due| *due <= now) else {
             return false;
         };
         if now.span_since(due) <= LATE || self.blocked_moved {
@@ -161,17 +161,17 @@ impl Deadlines {
         due: MaybeInstant,
     ) -> Option<Instant> {
         self.stalls_at(match machine.end() {
-            None => machine.patience(None, false),
+            None => machine.write_limit(None, false),
             Some(_) => u64::MAX,
         })
         .min(due)
         .get()
     }
 
-    /// When a write is given up after `patience` milliseconds.
+    /// When a write is given up after `write_limit` milliseconds.
     #[cfg_attr(target_os = "none", inline(never))]
-    fn stalls_at(self, patience: u64) -> MaybeInstant {
-        self.blocked.get().map(|since| since.after(patience)).into()
+    fn stalls_at(self, write_limit: u64) -> MaybeInstant {
+        self.blocked.get().map(|since| since.after(write_limit)).into()
     }
 
     /// Does what is due at `now`. First read everything that has arrived. If the call is more than

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use falco_core::RequestError;
 
-pub(crate) use self::pipe::{ConnectionHandle, Pipe, Why, without_unused};
+pub(crate) use self::pipe::{ConnectionHandle, HalfError, Pipe, without_unused};
 use crate::error::Error;
 
 /// The default window of open bodies.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use falco_core::RequestError;
 
-pub(crate) use self::pipe::{ConnectionHandle, PIECE, Pipe, Why, without_unused};
+pub(crate) use self::pipe::{ConnectionHandle, HalfError, PIECE, Pipe, without_unused};
 use crate::error::Error;
 
 /// An open request of a client: the body of the request, which the caller writes, and the body of

@@ -81,7 +81,7 @@ pub struct Admission {
     limits: AdmissionLimits,
     half_open: BTreeMap<u64, HalfOpen>,
     /// How many half-open connections are selected: neither [`leave`](Self::leave) nor
-    /// [`stays`](Self::stays) was called for them.
+    /// [`keep`](Self::keep) was called for them.
     selected: usize,
     /// How many connections are established.
     established: usize,
@@ -234,7 +234,7 @@ impl Admission {
     }
 
     /// Whether a connection was selected, and neither [`leave`](Self::leave) nor
-    /// [`stays`](Self::stays) was called for it since.
+    /// [`keep`](Self::keep) was called for it since.
     #[must_use]
     pub fn is_selected(&self, number: u64) -> bool {
         self.get(number)
@@ -244,7 +244,7 @@ impl Admission {
     /// Reports that bytes have arrived from a connection that was selected, which is therefore not
     /// dropped. It becomes a candidate again at the next [`waits`](Self::waits), with the same age
     /// as before.
-    pub fn stays(&mut self, number: u64) {
+    pub fn keep(&mut self, number: u64) {
         if let Some(half_open) = self.unqueue(number) {
             self.set(number, half_open);
         }

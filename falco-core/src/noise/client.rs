@@ -74,7 +74,7 @@ pub(super) enum Handshake {
 struct KeepAlive {
     on: bool,
     sent: Instant,
-    heard: Instant,
+    received: Instant,
     /// Keep-alive has queued the pending PING, to find out whether the peer is alive.
     asked: bool,
     /// When the PING of keep-alive was sealed, if nothing has arrived since.
@@ -99,7 +99,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         if !keep_alive.on || pending || self.base.life.is_paused() || !self.is_established() {
             return None;
         }
-        let from = keep_alive.pinged.unwrap_or(keep_alive.sent.min(keep_alive.heard));
+        let from = keep_alive.pinged.unwrap_or(keep_alive.sent.min(keep_alive.received));
         Some(from + self.base.life.lifetime().third())
     }
 
@@ -147,7 +147,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             self.requests.streams.their_window = u32::from(theirs.window) << 10;
             self.requests.streams.max_open = theirs.max_open.min(self.requests.streams.max_open);
         }
-        self.heard();
+        self.note_received();
         self.keep_alive.sent = self.base.life.latest();
         Ok(Received::Event {
             consumed: WELCOME_LENGTH,
@@ -156,8 +156,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     }
 
     #[inline]
-    fn heard(&mut self) {
-        self.keep_alive.heard = self.base.life.latest();
+    fn note_received(&mut self) {
+        self.keep_alive.received = self.base.life.latest();
         self.keep_alive.asked = false;
         self.keep_alive.pinged = None;
         self.keep_alive.grace = GracePeriod::UNUSED;
@@ -196,7 +196,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         }
         self.base.life.restart();
         self.base.start_drain();
-        self.heard();
+        self.note_received();
         Ok(None)
     }
 
@@ -259,7 +259,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
             keep_alive: KeepAlive {
                 on: settings.keep_alive(),
                 sent: now,
-                heard: now,
+                received: now,
                 asked: false,
                 pinged: None,
                 grace: GracePeriod::UNUSED,
@@ -364,7 +364,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
             if paused && reading {
                 // Nothing was read during the pause, so the peer gets the full time to answer.
                 let now = self.base.life.latest();
-                self.keep_alive.heard = now;
+                self.keep_alive.received = now;
                 self.keep_alive.pinged = self.keep_alive.pinged.map(|_| now);
                 self.keep_alive.grace = GracePeriod::UNUSED;
             }
@@ -376,7 +376,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     fn note_taken(&mut self, now: Instant) {
         if self.check(now).is_ok() && self.is_established() {
             self.base.life.note_taken();
-            self.heard();
+            self.note_received();
         }
     }
 

@@ -109,7 +109,7 @@ fn what_the_server_has_not_read_is_never_dropped() {
     admission.waits(7, ms(10_000));
     assert_eq!(admission.select_late(ms(60_000)), Some(7));
     assert!(admission.is_selected(7));
-    admission.stays(7);
+    admission.keep(7);
     assert!(!admission.is_selected(7));
     assert_eq!(admission.select_late(ms(60_000)), None);
 }
@@ -118,7 +118,7 @@ fn what_the_server_has_not_read_is_never_dropped() {
 fn sending_byte_by_byte_gains_nothing() {
     let mut admission = full(3);
     for step in 1..10 {
-        admission.stays(0);
+        admission.keep(0);
         admission.waits(0, ms(step));
     }
     // It is the oldest still, and one of the older half of three goes first.

@@ -28,7 +28,7 @@ fn at_its_own_limit_a_source_loses_its_own_and_at_twice_that_gets_nothing() {
     assert_eq!(admission.waits(5, ms(0)), None);
     assert_eq!(admission.waits(4, ms(0)), None, "one is being dropped");
     // It stays after all, so another goes.
-    admission.stays(selected[0]);
+    admission.keep(selected[0]);
     let other = admission.waits(4, ms(0));
     assert!(
         other.is_some_and(|other| other < 5 && other != selected[0]),

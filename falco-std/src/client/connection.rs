@@ -191,7 +191,7 @@ impl Connection {
 
     /// Closes the connection for new requests. Requests in flight complete, then the connection
     /// ends.
-    pub(super) fn retire(&self) {
+    pub(super) fn drain(&self) {
         let now = self.shared.now();
         let mut locked = self.shared.lock();
         locked.state.mux.close(now, CloseReason::Done);

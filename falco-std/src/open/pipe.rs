@@ -26,15 +26,15 @@ pub(crate) trait ConnectionHandle: Send + Sync {
 
 /// The error of a half.
 #[derive(Debug)]
-pub(crate) struct Why(pub(crate) Error);
+pub(crate) struct HalfError(pub(crate) Error);
 
-impl Clone for Why {
+impl Clone for HalfError {
     fn clone(&self) -> Self {
         Self(self.0.with_fate(self.0.fate()))
     }
 }
 
-impl From<StreamError> for Why {
+impl From<StreamError> for HalfError {
     fn from(error: StreamError) -> Self {
         Self(match error {
             StreamError::Ended => Error::Stopped,
@@ -171,7 +171,7 @@ fn join(last: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 struct State {
-    halves: Halves<Why>,
+    halves: Halves<HalfError>,
     /// Bytes that have arrived and that the reader has not taken.
     arrived: Chunks,
     /// Bytes that the connection has not accepted yet.
@@ -191,7 +191,7 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    pub(crate) fn new(connection: Box<dyn ConnectionHandle>, halves: Halves<Why>) -> Arc<Self> {
+    pub(crate) fn new(connection: Box<dyn ConnectionHandle>, halves: Halves<HalfError>) -> Arc<Self> {
         let state = State {
             halves,
             arrived: Chunks::default(),
@@ -254,12 +254,15 @@ impl Pipe {
     }
 
     /// Changes or reads what the halves share.
-    pub(crate) fn update<T>(&self, update: impl FnOnce(&mut Halves<Why>) -> T) -> T {
+    pub(crate) fn update<T>(&self, update: impl FnOnce(&mut Halves<HalfError>) -> T) -> T {
         self.change(|state| update(&mut state.halves))
     }
 
     /// Lets the connection do its work for the halves, with the next bytes to send.
-    pub(crate) fn pump<T>(&self, pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Vec<u8>>) -> T) -> T {
+    pub(crate) fn pump<T>(
+        &self,
+        pump: impl FnOnce(&mut Halves<HalfError>, &mut dyn FnMut() -> Option<Vec<u8>>) -> T,
+    ) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;
             pump(halves, &mut || outgoing.pop_piece())
@@ -269,7 +272,7 @@ impl Pipe {
     /// As [`pump`](Self::pump) for a writer that is gone: hands over all that it has left.
     pub(crate) fn hand_over<T>(
         &self,
-        pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Vec<u8>>) -> T,
+        pump: impl FnOnce(&mut Halves<HalfError>, &mut dyn FnMut() -> Option<Vec<u8>>) -> T,
     ) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;

@@ -157,9 +157,9 @@ where
             self.service.admission.counters().accept_errors.add(1);
             self.short = true;
         }
-        let (accept, heard) = waited.unwrap_or_default();
-        for connection in heard {
-            if connection.permit.heard() {
+        let (accept, readable) = waited.unwrap_or_default();
+        for connection in readable {
+            if connection.permit.keep() {
                 self.start(connection);
             }
         }

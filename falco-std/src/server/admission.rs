@@ -190,7 +190,7 @@ impl Admission {
     fn droppable(&self, state: &mut State, number: u64) -> Option<(u64, Arc<Conn>)> {
         let conn = state.conns.get(&number)?;
         if conn.is_readable() {
-            state.admitted.stays(number);
+            state.admitted.keep(number);
             return None;
         }
         self.counters.half_open_dropped.add(1);

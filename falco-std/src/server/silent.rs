@@ -100,8 +100,8 @@ impl Silent {
         let accept = listener.is_some() && asked.last().is_some_and(is_ready);
         let ready = numbers.into_iter().zip(&asked).filter(|(_, asked)| is_ready(asked));
         let ready: Vec<_> = ready.map(|(number, _)| number).collect();
-        let heard = ready.iter().filter_map(|number| self.0.remove(number)).collect();
-        Ok((accept, heard))
+        let readable = ready.iter().filter_map(|number| self.0.remove(number)).collect();
+        Ok((accept, readable))
     }
 
     #[cfg(not(unix))]

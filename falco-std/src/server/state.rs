@@ -22,7 +22,7 @@ use self::streams::{OpenPlace, OpenPlaces, Opens};
 use super::linger::LingerTimer;
 use super::queue::{Position, Queue};
 use crate::error::{Error, copy};
-use crate::open::{Pipe, Why};
+use crate::open::{HalfError, Pipe};
 use crate::shared::Shared;
 
 pub(super) type Conn = Shared<State>;
@@ -256,7 +256,7 @@ impl State {
 
     /// The connection has ended: the halves of its open requests fail.
     pub(super) fn fail_opens(&mut self, end: &io::Result<ConnectionError>) {
-        self.opens.fail_all(&Why(match end {
+        self.opens.fail_all(&HalfError(match end {
             Ok(end) => Error::lost(LostRequest::after(*end)),
             Err(source) => Error::io("reading or writing a stream", copy(source), LostRequest::DROPPED.fate),
         }));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::env::Env;
 use crate::error::Error;
-use crate::stream::{Pipe, Why};
+use crate::stream::{HalfError, Pipe};
 
 /// What a client is doing until a connection is established, for error messages.
 pub(super) const HANDSHAKE: &str = "handshake";
@@ -48,7 +48,7 @@ impl Stream {
 
     fn fail(&self, error: Error) {
         self.env.counters.failed(error.fate());
-        self.pipe.update(|halves| halves.fail(Why(error)));
+        self.pipe.update(|halves| halves.fail(HalfError(error)));
     }
 }
 

@@ -1,6 +1,6 @@
-//! Panics of the user's code: of a stream, a connect function or a waker. One ends a connection or
-//! an attempt at most, and the slot goes on. What has panicked is not used again, except to be
-//! dropped.
+//! The error of a panic in the user's code: a stream, a connect function or a waker. The panic ends
+//! at most a connection or an attempt to connect, and the slot continues. What has panicked is only
+//! dropped, not used again.
 
 use std::io;
 

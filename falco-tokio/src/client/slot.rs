@@ -172,7 +172,7 @@ impl Slot {
     fn renew(&mut self, adopted: Option<Box<Connection>>) {
         let next = adopted.map_or(Current::None, Current::Connection);
         if let Current::Connection(mut connection) = core::mem::replace(&mut self.current, next) {
-            connection.retire();
+            connection.drain();
             // Take them back now, because the next order may refer to one of these requests.
             let returned = core::mem::take(&mut connection.returned);
             self.old.push(*connection);

@@ -152,7 +152,7 @@ impl<H: Handler> Connection<H> {
                 self.ended = true;
                 return Some(Cut::ForAnother);
             }
-            self.handlers.service.registry.stays(self.place.number());
+            self.handlers.service.registry.keep(self.place.number());
         }
         signals.cut
     }
@@ -196,7 +196,10 @@ impl<H: Handler> Connection<H> {
         if why == MustLeave::OverLimit {
             self.handlers.service.counters.over_key_limit.add(1);
             if let Some(left_out) = self.handlers.service.warnings.key_limit.due() {
-                warn!(left_out, "closed a connection: its key has reached its limit of connections");
+                warn!(
+                    left_out,
+                    "closed a connection: its key has reached its limit of connections"
+                );
             }
         }
     }

@@ -184,9 +184,9 @@ impl Registry {
 
     /// Reports that bytes have arrived from a half-open connection that was selected. It is not
     /// dropped.
-    pub(crate) fn stays(&self, number: u64) {
+    pub(crate) fn keep(&self, number: u64) {
         let mut state = self.lock();
-        state.admission.stays(number);
+        state.admission.keep(number);
         self.may_select(state);
     }
 
@@ -375,7 +375,7 @@ mod tests {
         assert!(!has_room(&registry).await);
         assert!(!zero.asked_for_room() && one.asked_for_room() && registry.is_selected(1));
         // Its bytes have arrived after all; then nothing more arrives.
-        registry.stays(1);
+        registry.keep(1);
         assert!(!registry.is_selected(1));
         registry.waits(1);
         assert!(!has_room(&registry).await);

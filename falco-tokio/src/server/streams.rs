@@ -16,7 +16,7 @@ use super::handler::Handler;
 use super::request::Request;
 use super::{Report, Server, Service};
 use crate::error::{Error, HandlerError};
-use crate::stream::{ConnectionHandle, Pipe, RecvStream, SendStream, Why};
+use crate::stream::{ConnectionHandle, HalfError, Pipe, RecvStream, SendStream};
 
 /// An open request: its body, which the handler reads, and the body of the answer, which it writes.
 /// [`Server::serve_streams`](crate::Server::serve_streams) passes it to a handler.
@@ -240,7 +240,7 @@ impl ConnectionHandle for StreamHandle {
 }
 
 /// What the halves of an open request share with the connection.
-pub(super) fn pipe(id: RequestId, halves: Halves<Why>, control: &Arc<Control>) -> Arc<Pipe> {
+pub(super) fn pipe(id: RequestId, halves: Halves<HalfError>, control: &Arc<Control>) -> Arc<Pipe> {
     let control = Arc::clone(control);
     Pipe::new(Box::new(StreamHandle { control, id }), halves)
 }

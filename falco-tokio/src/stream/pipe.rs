@@ -25,15 +25,15 @@ pub(crate) trait ConnectionHandle: Send + Sync {
 
 /// The error of a half.
 #[derive(Debug)]
-pub(crate) struct Why(pub(crate) Error);
+pub(crate) struct HalfError(pub(crate) Error);
 
-impl Clone for Why {
+impl Clone for HalfError {
     fn clone(&self) -> Self {
         Self(self.0.again(self.0.fate()))
     }
 }
 
-impl From<StreamError> for Why {
+impl From<StreamError> for HalfError {
     fn from(error: StreamError) -> Self {
         Self(match error {
             StreamError::Ended => Error::Stopped,
@@ -45,7 +45,7 @@ impl From<StreamError> for Why {
 }
 
 struct State {
-    halves: Halves<Why>,
+    halves: Halves<HalfError>,
     /// Bytes that have arrived and that the reader has not taken.
     arrived: Chunks,
     reader: Option<Waker>,
@@ -77,7 +77,7 @@ impl State {
 }
 
 impl Pipe {
-    pub(crate) fn new(connection: Box<dyn ConnectionHandle>, halves: Halves<Why>) -> Arc<Self> {
+    pub(crate) fn new(connection: Box<dyn ConnectionHandle>, halves: Halves<HalfError>) -> Arc<Self> {
         let state = State {
             halves,
             arrived: Chunks::default(),
@@ -140,12 +140,15 @@ impl Pipe {
     }
 
     /// Changes or reads what the halves share.
-    pub(crate) fn update<T>(&self, update: impl FnOnce(&mut Halves<Why>) -> T) -> T {
+    pub(crate) fn update<T>(&self, update: impl FnOnce(&mut Halves<HalfError>) -> T) -> T {
         self.change(|state| update(&mut state.halves))
     }
 
     /// Lets the connection do its work for the halves, with the next bytes to send.
-    pub(crate) fn pump<T>(&self, pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Bytes>) -> T) -> T {
+    pub(crate) fn pump<T>(
+        &self,
+        pump: impl FnOnce(&mut Halves<HalfError>, &mut dyn FnMut() -> Option<Bytes>) -> T,
+    ) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;
             pump(halves, &mut || outgoing.pop_piece())
@@ -155,7 +158,7 @@ impl Pipe {
     /// As [`pump`](Self::pump), after the writer was dropped: hands over all that it has written.
     pub(crate) fn hand_over<T>(
         &self,
-        pump: impl FnOnce(&mut Halves<Why>, &mut dyn FnMut() -> Option<Bytes>) -> T,
+        pump: impl FnOnce(&mut Halves<HalfError>, &mut dyn FnMut() -> Option<Bytes>) -> T,
     ) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;

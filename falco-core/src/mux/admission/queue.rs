@@ -67,7 +67,7 @@ impl Queue {
     }
 
     /// The source with the most candidates, if it holds too many.
-    pub(super) fn hoards(&self) -> Option<Source> {
+    pub(super) fn over_share(&self) -> Option<Source> {
         let (count, source) = self.by_count.last()?;
         (*count > (self.all.len() / SHARE).max(FEW)).then_some(*source)
     }
@@ -76,7 +76,7 @@ impl Queue {
     /// candidates of `source` if it is given, else those of the source that holds too many if there
     /// is one, else all.
     pub(super) fn pick(&self, source: Option<Source>, random: u64) -> Option<u64> {
-        let source = source.or_else(|| self.hoards());
+        let source = source.or_else(|| self.over_share());
         let candidates = source.map_or(Some(&self.all), |source| self.sources.get(&source))?;
         let window = candidates.len().div_ceil(2).min(WINDOW);
         let nth = random % u64::try_from(window).ok()?.max(1);

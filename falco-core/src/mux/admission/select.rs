@@ -29,7 +29,7 @@ impl Admission {
     ///
     /// The adapter drops the connection and calls [`leave`](Self::leave). If bytes of the
     /// connection have arrived that the server has not read, the adapter calls
-    /// [`stays`](Self::stays) instead.
+    /// [`keep`](Self::keep) instead.
     pub fn select(&mut self, now: Instant, needed: Option<Source>) -> Option<u64> {
         let in_progress = self.in_progress() >= MAX_IN_PROGRESS;
         let wanted = (self.half_open.len() / FREE_PART).max(usize::from(needed.is_some()));
@@ -50,8 +50,8 @@ impl Admission {
         let needed = needed.filter(|_| self.selected == 0)?;
         let first = self.with_hello.first();
         let late = first.filter(|(since, _)| now >= *since + PING_LATE);
-        let hoards = self.with_hello.hoards().filter(|source| *source != needed);
-        let number = if let Some(source) = hoards {
+        let over_share = self.with_hello.over_share().filter(|source| *source != needed);
+        let number = if let Some(source) = over_share {
             let random = self.random();
             self.with_hello.pick(Some(source), random)
         } else {

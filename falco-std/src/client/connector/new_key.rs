@@ -50,7 +50,7 @@ impl Connector {
         drop(state);
         self.changed.notify_all();
         if let Some(old) = old {
-            old.retire();
+            old.drain();
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::super::outcome::{Job, Outcome, Reply};
 use super::super::stats::Counters;
 use super::{Mux, Slot, State};
 use crate::error::Error;
-use crate::open::{ConnectionHandle, Pipe, Why};
+use crate::open::{ConnectionHandle, HalfError, Pipe};
 use crate::shared::Shared;
 
 /// Where the outcome of a request goes.
@@ -67,7 +67,7 @@ impl Waiter {
                 } else {
                     stream.opener.end(Outcome::Failed(error.with_fate(error.fate())));
                 }
-                stream.pipe.update(|halves| halves.fail(Why(error)));
+                stream.pipe.update(|halves| halves.fail(HalfError(error)));
             }
         }
     }

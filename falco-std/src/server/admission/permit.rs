@@ -69,7 +69,7 @@ impl Permit {
         let Some(socket) = &self.socket else { return true };
         self.waits();
         if socket.wait_readable(limit) {
-            return self.heard();
+            return self.keep();
         }
         !self.is_selected()
     }
@@ -91,13 +91,13 @@ impl Permit {
     /// Reports that bytes have arrived, which the server reads next. Until the next
     /// [`waits`](Self::waits) the connection is not dropped. Returns `false` if it was dropped
     /// before.
-    pub(in crate::server) fn heard(&self) -> bool {
+    pub(in crate::server) fn keep(&self) -> bool {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
         if state.admitted.is_selected(*number) {
             return false;
         }
-        state.admitted.stays(*number);
+        state.admitted.keep(*number);
         admission.may_select(state);
         true
     }

@@ -7,7 +7,7 @@ use falco_core::mux::{Halves, KeyShares, NoAnswer, ServerMux};
 use falco_core::{Instant, KeyId, LostRequest, RequestError, RequestId};
 
 use super::{Conn, Mux, State, Work};
-use crate::open::{ConnectionHandle, Pipe, Why};
+use crate::open::{ConnectionHandle, HalfError, Pipe};
 
 /// How many handlers of open requests a server may have, waiting and running. They may wait for
 /// their clients for a long time, so they get a part of the workers.
@@ -26,7 +26,7 @@ impl OpenPlaces {
         Self(Arc::new(Mutex::new(Places { left: places, shares })))
     }
 
-    /// The server has several keys, and one of them is not to take all places.
+    /// Prevents one key from taking all places, because the server has several keys.
     pub(in crate::server) fn share_by_key(&self) {
         self.lock().shares.divide();
     }
@@ -93,7 +93,7 @@ pub(in crate::server) struct Opens(Option<HashMap<RequestId, Open>>);
 
 impl Opens {
     /// Adds one, and returns what its halves share with the connection.
-    pub(super) fn add(&mut self, id: RequestId, conn: Weak<Conn>, halves: Halves<Why>) -> Arc<Pipe> {
+    pub(super) fn add(&mut self, id: RequestId, conn: Weak<Conn>, halves: Halves<HalfError>) -> Arc<Pipe> {
         let pipe = Pipe::new(Box::new(StreamHandle { conn, id }), halves);
         let open = Open(Arc::clone(&pipe));
         self.0.get_or_insert_default().insert(id, open);
@@ -115,7 +115,7 @@ impl Opens {
     }
 
     /// The connection has ended with this error.
-    pub(super) fn fail_all(&mut self, why: &Why) {
+    pub(super) fn fail_all(&mut self, why: &HalfError) {
         for (_, open) in self.0.take().into_iter().flatten() {
             open.0.update(|halves| halves.fail(why.clone()));
         }
@@ -142,7 +142,7 @@ impl State {
         now: Instant,
         id: RequestId,
         body: &[u8],
-        begin: impl FnOnce(&mut Mux, RequestId) -> Option<Halves<Why>>,
+        begin: impl FnOnce(&mut Mux, RequestId) -> Option<Halves<HalfError>>,
     ) -> bool {
         let key = self.mux.connection().key_id();
         let Some(place) = self.open_places.as_ref().and_then(|places| places.take(key)) else {
@@ -164,7 +164,7 @@ impl State {
         }
     }
 
-    /// Hands on what handlers have written and the connection now takes. Returns whether there was
+    /// Moves to the mux what handlers have written and the mux has room for. Returns whether there was
     /// something.
     pub(super) fn pump_writable(&mut self) -> bool {
         let mut pumped = false;

@@ -52,7 +52,7 @@ impl Code {
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// An error with its message.
-    Because(Code, String),
+    Message(Code, String),
     /// An error whose message was printed already.
     Reported(Code),
     /// The reader of standard output has closed it.
@@ -61,7 +61,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(crate) fn new(code: Code, message: impl fmt::Display) -> Self {
-        Self::Because(code, message.to_string())
+        Self::Message(code, message.to_string())
     }
 
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
@@ -152,7 +152,7 @@ impl Failure {
     /// The message, if it was not printed already.
     pub(crate) fn message(&self) -> &str {
         match self {
-            Self::Because(_, message) => message,
+            Self::Message(_, message) => message,
             Self::Reported(_) | Self::OutputClosed => "",
         }
     }
@@ -160,7 +160,7 @@ impl Failure {
     /// Prints the message and returns the exit code.
     pub(crate) fn end(self) -> ExitCode {
         match self {
-            Self::Because(code, message) => {
+            Self::Message(code, message) => {
                 crate::log::tell(&message);
                 ExitCode::from(code.number())
             }

@@ -11,7 +11,7 @@ use super::{Connection, Event};
 impl Connection {
     /// Closes the connection for new requests. Requests that have not begun are returned; the
     /// others complete.
-    pub(in super::super) fn retire(&mut self) {
+    pub(in super::super) fn drain(&mut self) {
         let now = self.now;
         self.settled = 0;
         self.mux.close(now, CloseReason::Done);
