@@ -172,7 +172,8 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.session.poll_timeout()
     }
 
-    /// Does what is due at `now`. Calling it early, late or often does no harm.
+    /// Handles the deadlines that have passed at `now`. Calling it early, late or often does no
+    /// harm.
     ///
     /// Read what has already arrived before a deadline passes.
     ///
@@ -452,7 +453,7 @@ impl<H: ServerKeyRef> Connection<ServerSide, H> {
         self.session.refuse(id, refusal)
     }
 
-    /// Whether the wire can refuse a single request, so that the connection goes on.
+    /// Whether the wire can refuse a single request, so that the connection stays open.
     #[cfg(feature = "alloc")]
     pub(crate) fn refuses(&self) -> bool {
         self.session.refuses()

@@ -174,8 +174,9 @@ impl Deadlines {
         self.blocked.get().map(|since| since.after(write_limit)).into()
     }
 
-    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
-    /// 50 ms late, deadlines that have passed move, so that the caller can read once more first.
+    /// Handles the deadlines that have passed at `now`. First read everything that has arrived. If
+    /// the call is more than 50 ms late, deadlines that have passed move, so that the caller can
+    /// read once more first.
     ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for one

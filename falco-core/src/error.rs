@@ -29,9 +29,9 @@ pub enum ConnectionError {
     /// The connection ended, or other bytes than those of the handshake arrived, before the server
     /// proved that it has the key.
     ///
-    /// The server has another key or context, speaks another wire, or is not a FalcoTCP server; or it,
-    /// or a proxy in front of it, is starting, stopping or full. A client cannot tell these apart:
-    /// a server sends nothing to an unauthenticated client.
+    /// The server has another key or context, speaks another wire, or is not a FalcoTCP server; or
+    /// it, or a proxy in front of it, is starting, stopping or full. A client cannot tell these
+    /// apart: a server sends nothing to an unauthenticated client.
     Refused,
     /// The handshake did not complete before its deadline.
     HandshakeTimeout,
@@ -214,7 +214,7 @@ impl LostRequest {
     }
 }
 
-/// Why one request failed. The connection goes on.
+/// Why one request failed. The connection stays open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -331,7 +331,7 @@ impl core::error::Error for OutputTooSmall {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The request cannot be sent. The connection goes on.
+    /// The request cannot be sent. The connection stays open.
     Request(RequestError),
     /// One side is closing: the connection accepts no new requests and completes those that have
     /// begun.

@@ -134,7 +134,7 @@
 //! | type | meaning | returned by |
 //! |---|---|---|
 //! | [`ConnectionError`] | what ended the connection; returned again later | `recv` and others |
-//! | [`RequestError`] | one request failed; the connection goes on | wrapped in the enums below |
+//! | [`RequestError`] | one request failed, not the connection | wrapped in the enums below |
 //! | [`Misuse`] | the API forbids this call; nothing has changed | wrapped in the enums below |
 //! | [`Error`] | one of the first three; or the connection closes | `request`, `ping`, `cancel` |
 //! | [`ReplyError`] | one of the first three; or the request is not open | `answer`, `refuse` |

@@ -23,11 +23,11 @@ pub trait Outgoing: private::Sealed {
     #[cfg(feature = "streams")]
     fn has_begun(&self) -> bool;
 
-    /// Returns how many bytes at the front of an open body are sealed, and begins to count anew.
+    /// Returns how many bytes at the front of an open body are sealed, and restarts the count.
     #[cfg(feature = "streams")]
     fn take_sealed(&mut self) -> usize;
 
-    /// Says that what is passed to `seal` from now on is the rest of an open body.
+    /// Reports that what is passed to `seal` from now on is the rest of an open body.
     #[cfg(feature = "streams")]
     fn finish(&mut self);
 }

@@ -1,8 +1,8 @@
 //! The interface between [`Connection`](crate::Connection), which is the same for every wire and
 //! both roles, and the wires. `Connection` documents the methods. Only `has_pending` has a default:
-//! `WireSession` has to forward every method, and the compiler would not notice if it did not forward
-//! one that has a default. The traits are public because [`KeyRef`](crate::KeyRef) builds on them.
-//! They cannot be named outside of this crate.
+//! `WireSession` has to forward every method, and the compiler would not notice if it did not
+//! forward one that has a default. The traits are public because [`KeyRef`](crate::KeyRef) builds
+//! on them. They cannot be named outside of this crate.
 
 use core::fmt::Debug;
 

@@ -201,8 +201,8 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
     }
 
-    /// Does what is due at `now`; the next `step` returns the result. Calling it early, late or
-    /// often does no harm.
+    /// Handles the deadlines that have passed at `now`; the next `step` returns the result. Calling
+    /// it early, late or often does no harm.
     ///
     /// First report what has arrived with [`filled`](Self::filled), and call `step` until it
     /// returns `false`.

@@ -17,7 +17,7 @@ use falco_core::{
 /// /// What a device does next.
 /// fn after<E: Debug>(error: &Error<E>) -> &'static str {
 ///     match error {
-///         // The connection goes on.
+///         // The connection stays open.
 ///         Error::Request(_) | Error::AnswerTooLarge { .. } | Error::NoPongs => "go on",
 ///         // A wrong key, or a server that starts, stops or is full.
 ///         Error::Connection(ConnectionError::Refused) => "reconnect with growing pauses",
@@ -32,9 +32,9 @@ use falco_core::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error<E = Infallible> {
-    /// Why one request failed. The connection goes on.
+    /// Why one request failed. The connection stays open.
     Request(RequestError),
-    /// The answer is larger than the memory for it, and was dropped. The connection goes on.
+    /// The answer is larger than the memory for it, and was dropped. The connection stays open.
     AnswerTooLarge {
         /// Bytes in the answer. Of an open answer: those that had arrived.
         length: usize,
@@ -43,7 +43,7 @@ pub enum Error<E = Infallible> {
     },
     /// The memory of a subscription is smaller than the window that this side has announced, or the
     /// window is 0: see [`Settings::with_streams`](falco_core::Settings::with_streams). Nothing was
-    /// sent, and the connection goes on.
+    /// sent, and the connection stays open.
     #[cfg(feature = "streams")]
     Window {
         /// Bytes of the window.
@@ -51,7 +51,7 @@ pub enum Error<E = Infallible> {
         /// Bytes of memory.
         room: usize,
     },
-    /// The classic wire has no answers to pings. The connection goes on.
+    /// The classic wire has no answers to pings. The connection stays open.
     NoPongs,
     /// What ended the connection. Later calls return the same error.
     ///

@@ -14,7 +14,7 @@ use falco_core::{ConnectionError, EntropyError, Fate, LostRequest, RequestError,
 #[non_exhaustive]
 pub enum Error {
     /// The request was refused: by the client before anything was sent, or by the server. The
-    /// connection goes on.
+    /// connection stays open.
     Request(RequestError),
     /// The connection ended.
     Connection {

@@ -132,7 +132,7 @@ impl Server {
     /// interrupted: its thread goes on without a connection.
     ///
     /// # Errors
-    /// None at present. Errors of accepting are counted, and the server goes on.
+    /// None at present. Errors of accepting are counted, and the server continues.
     pub fn serve<H>(self, handler: H) -> Result<Report, Error>
     where
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,

@@ -15,7 +15,7 @@ use common::{Running, at_once, bounded, key, millis};
 use falco_std::{Client, Error, HandlerError, Refusal, Request, RequestError, Server, ServerBuilder};
 
 /// On a connection whose thread runs a handler that takes long, nothing waits longer than this
-/// before another thread goes on: two looks of a millisecond, and time for a busy machine.
+/// before another thread takes over: two checks of a millisecond, and time for a busy machine.
 const GOES_ON: Duration = Duration::from_millis(500);
 
 fn server() -> ServerBuilder {

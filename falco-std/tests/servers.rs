@@ -112,7 +112,7 @@ fn connections_return_to_their_own_servers_when_they_have_reached_their_age() {
 }
 
 #[test]
-fn a_server_that_hangs_is_passed_by_and_one_with_another_key_too() {
+fn a_server_that_hangs_is_skipped_and_so_is_one_with_another_key() {
     bounded(|| {
         // It accepts connections and says nothing; and one that does not even accept them.
         let hangs = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -1,5 +1,5 @@
-//! Deadlines and trace context: a front, a back and a database, each a service of its own. What a
-//! request needs besides its body is in an envelope, which both ends know.
+//! Deadlines and trace context, passed through three services: a front end, a back end and a
+//! database. An envelope around each body carries the remaining time and the trace.
 //!
 //! Run it with `cargo run -p falco-tokio --example context`; it needs no sockets.
 

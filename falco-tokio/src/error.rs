@@ -20,7 +20,7 @@ pub type HandlerError = Box<dyn error::Error + Send + Sync>;
 #[non_exhaustive]
 pub enum Error {
     /// The request was refused: by the client before anything was sent, or by the server. The
-    /// connection goes on.
+    /// connection stays open.
     Request(RequestError),
     /// The connection ended.
     Connection {

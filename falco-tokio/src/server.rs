@@ -161,7 +161,7 @@ impl Server {
     /// When this future is dropped before it is ready, all connections end at once.
     ///
     /// # Errors
-    /// None at present: errors of accepting are counted, and the server goes on.
+    /// None at present: errors of accepting are counted, and the server continues.
     pub async fn serve<H: Handler>(self, handler: H) -> Result<Report, Error> {
         let handlers = Handlers::new(&self.service, handler);
         self.run(handlers).await

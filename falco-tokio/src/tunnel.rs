@@ -208,7 +208,8 @@ impl Tunnel {
     }
 }
 
-/// Sends what the socket sends, and then waits until the socket fails: the answer goes on.
+/// Sends what the socket sends, and then waits until the socket fails, because the answer
+/// continues.
 async fn send_all(mut reads: impl Watched, sending: &mut SendStream, sent: &AtomicU64, idle: &Idle) -> io::Error {
     loop {
         let chunk = match read_chunk(&mut reads, 0).await {

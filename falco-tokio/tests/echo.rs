@@ -82,7 +82,7 @@ async fn a_wrong_key_is_an_error_at_once() {
 }
 
 #[tokio::test]
-async fn errors_say_what_befell_the_request() {
+async fn errors_report_the_fate_of_the_request() {
     let handler = |request: Request| async move {
         match &request.body()[..] {
             b"fail" => Err("no".into()),

@@ -52,7 +52,7 @@ fn comes_back(ends: impl Fn(&Runtime, &Handle, JoinHandle<()>)) {
 }
 
 #[test]
-fn a_server_that_went_away_in_good_order() {
+fn a_server_that_ended_with_a_close() {
     comes_back(|on, handle, serving| {
         handle.shutdown_within(Duration::from_millis(20));
         on.block_on(serving).unwrap();
@@ -60,7 +60,7 @@ fn a_server_that_went_away_in_good_order() {
 }
 
 #[test]
-fn a_server_that_went_away_without_a_word() {
+fn a_server_that_ended_without_a_close() {
     comes_back(|on, _, serving| {
         serving.abort();
         assert!(on.block_on(serving).is_err());
@@ -72,7 +72,7 @@ fn a_server_that_went_away_without_a_word() {
 /// The settings of the server, which it sends after its welcome, and the end of the stream arrive
 /// together.
 #[test]
-fn a_server_that_went_away_right_after_its_handshake() {
+fn a_server_that_ended_right_after_its_handshake() {
     let (servers, own) = runtimes();
     let (mut address, _, mut serving) = serve(&servers, "127.0.0.1:0".parse().unwrap());
     for round in 0..20 {

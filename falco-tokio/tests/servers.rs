@@ -120,7 +120,7 @@ async fn connections_are_spread_leave_a_dead_server_and_return_to_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_passed_by_and_one_with_another_key_too() {
+async fn a_server_that_hangs_is_skipped_and_so_is_one_with_another_key() {
     // It accepts connections and says nothing.
     let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stranger = Running::echo(Server::builder(key(9))).await;

@@ -2,7 +2,7 @@
 //! raw AEAD of the same crate over as many bytes, in one run: `cargo bench -p falco-tests --bench
 //! noise`. Ratios are printed last, from rounds in which both take turns.
 //!
-//! Times vary with the machine; what the project holds itself to is counted in instructions, by the
+//! Times vary with the machine, so the limits that CI checks are on instruction counts: see the
 //! script `instructions`.
 
 mod work;

@@ -9,8 +9,8 @@ use crate::session::{Client as _, Server as _, Session as _};
 use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 
 impl<R: Role, H: KeyRef<R>> Connection<R, H> {
-    /// Says that `bytes` more of the open body of `id` that this side reads are taken, so that the
-    /// peer may send as many more. Call it for what [`Opened`](crate::ServerEvent::Opened) and
+    /// Reports that `bytes` more of the open body of `id` that this side reads are taken, so that
+    /// the peer may send as many more. Call it for what [`Opened`](crate::ServerEvent::Opened) and
     /// [`Part`](crate::ServerEvent::Part) brought, when it is out of memory and not before; bytes
     /// beyond what has arrived do not count.
     ///

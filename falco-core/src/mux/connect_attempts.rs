@@ -217,7 +217,7 @@ impl<E> ConnectAttempts<E> {
         }
     }
 
-    /// Reports that an attempt has failed with `why`. Returns whether requests go on waiting. If
+    /// Reports that an attempt has failed with `why`. Returns whether requests continue to wait. If
     /// not, those that wait fail with this error, as not processed. `below` returns a random number
     /// that is less than its argument.
     #[must_use]

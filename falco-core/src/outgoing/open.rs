@@ -11,7 +11,7 @@ impl OutgoingRequest {
         !matches!(self.open, Open::No)
     }
 
-    /// Says that the body passed to `seal` from now on is the rest of an open body. Its END is
+    /// Reports that the body passed to `seal` from now on is the rest of an open body. Its END is
     /// sealed behind it.
     pub fn finish(&mut self) {
         if self.open == Open::Yes {
@@ -19,7 +19,7 @@ impl OutgoingRequest {
         }
     }
 
-    /// Returns how many bytes at the front of an open body are sealed, and begins to count anew.
+    /// Returns how many bytes at the front of an open body are sealed, and restarts the count.
     /// Remove these bytes from the body that you pass to `seal` next.
     pub fn take_sealed(&mut self) -> usize {
         if self.is_open() {
@@ -50,7 +50,7 @@ impl OutgoingAnswer {
         !matches!(self.open, Open::No)
     }
 
-    /// Says that the body passed to `seal` from now on is the rest of an open answer. Its END is
+    /// Reports that the body passed to `seal` from now on is the rest of an open answer. Its END is
     /// sealed behind it.
     pub fn finish(&mut self) {
         if self.open == Open::Yes {
@@ -58,7 +58,7 @@ impl OutgoingAnswer {
         }
     }
 
-    /// Returns how many bytes at the front of an open answer are sealed, and begins to count anew.
+    /// Returns how many bytes at the front of an open answer are sealed, and restarts the count.
     /// Remove these bytes from the body that you pass to `seal` next.
     pub fn take_sealed(&mut self) -> usize {
         if self.is_open() {

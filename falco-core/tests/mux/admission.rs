@@ -183,7 +183,7 @@ fn where_something_else_is_short_only_what_is_late_is_dropped_and_one_at_a_time(
 }
 
 #[test]
-fn a_source_with_more_than_its_share_loses_first() {
+fn connections_of_a_source_over_its_share_are_dropped_first() {
     let limits = AdmissionLimits {
         max_half_open: 40,
         ..LIMITS

@@ -169,12 +169,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn on_the_noise_wire_everybody_gets_one_true_end(plan in plan()) {
+    fn on_the_noise_wire_each_request_ends_once_and_correctly(plan in plan()) {
         run((&noise_client(7), &noise_server(7)), &plan, true);
     }
 
     #[test]
-    fn on_the_classic_wire_everybody_gets_one_true_end(plan in plan()) {
+    fn on_the_classic_wire_each_request_ends_once_and_correctly(plan in plan()) {
         run((&classic_key(7), &classic_key(7)), &plan, false);
     }
 }

@@ -119,7 +119,7 @@ impl ClientBuilder {
     /// sets no limit.
     ///
     /// A request that timed out may still be processed. On the noise wire it is cancelled, and the
-    /// connection goes on. On the classic wire, and over a stream that does not
+    /// connection stays open. On the classic wire, and over a stream that does not
     /// [split](Stream::split), the connection ends, so that no caller receives the late answer.
     pub const fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.request_timeout = timeout;
@@ -146,7 +146,8 @@ impl ClientBuilder {
 
     /// Whether requests that wait for a connection fail with the first failed attempt. By default
     /// they wait for further attempts within their time limit. After a failed attempt the client
-    /// then goes on connecting although no request waits, on a thread of its own, so that it has a
+    /// then continues to connect on a separate thread although no request waits, so that it has
+    /// a
     /// connection as soon as the server is back.
     pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;

@@ -269,7 +269,7 @@ impl Pipe {
         })
     }
 
-    /// As [`pump`](Self::pump) for a writer that is gone: hands over all that it has left.
+    /// As [`pump`](Self::pump) after the writer was dropped: passes on all that it has written.
     pub(crate) fn hand_over<T>(
         &self,
         pump: impl FnOnce(&mut Halves<HalfError>, &mut dyn FnMut() -> Option<Vec<u8>>) -> T,

@@ -55,7 +55,7 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream, streams: bool) -> 
     Ok((conn, input))
 }
 
-/// The thread of a connection, and what it takes along if another thread goes on.
+/// The thread of a connection, with the state that moves to another thread which takes over.
 struct Reader<H> {
     conn: Arc<Conn>,
     line: Line<BoxedStream>,
@@ -76,7 +76,7 @@ enum Step {
     Handle(Job),
 }
 
-/// Serves an accepted connection, until it has ended or another thread goes on with it.
+/// Serves an accepted connection until it has ended or another thread has taken it over.
 pub(super) fn serve<H>(
     service: Arc<Service>,
     permit: Permit,

@@ -29,7 +29,7 @@ impl<T> Default for LingerTimer<T> {
 }
 
 impl<T: Output> LingerTimer<T> {
-    /// Shuts the stream down after `left`, unless the connection is gone by then.
+    /// Shuts the stream down after `left`, unless the connection has ended by then.
     pub(super) fn push(self: &Arc<Self>, shared: Weak<Shared<T>>, left: Duration) {
         let mut queue = self.lock();
         queue.streams.push_back((Instant::now() + left, shared));

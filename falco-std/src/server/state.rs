@@ -287,8 +287,8 @@ impl State {
         Some(since.max(self.resumed) + self.queue_timeout)
     }
 
-    /// Does what is due at `now`. Returns whether the connection goes on. If it does not, `end` has
-    /// the reason.
+    /// Handles the deadlines that have passed at `now`. Returns whether the connection stays open.
+    /// If it does not, `end` has the reason.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
         let end = self.mux.handle_timeout(now).err();
         if let Some(end) = end {

@@ -155,7 +155,7 @@ impl Pipe {
         })
     }
 
-    /// As [`pump`](Self::pump), after the writer was dropped: hands over all that it has written.
+    /// As [`pump`](Self::pump), after the writer was dropped: passes on all that it has written.
     pub(crate) fn hand_over<T>(
         &self,
         pump: impl FnOnce(&mut Halves<HalfError>, &mut dyn FnMut() -> Option<Bytes>) -> T,

@@ -87,7 +87,7 @@ fn a_key_has_metrics_before_it_is_used() {
 }
 
 #[test]
-fn a_server_shows_what_it_does() {
+fn metrics_of_a_server_count_what_it_does() {
     let scratch = Scratch::new();
     let other = scratch.file("other", OTHER_KEY.as_bytes());
     let keys = scratch.file("keys", format!("{KEY} gateway 7\n").as_bytes());
@@ -158,7 +158,7 @@ fn a_server_shows_what_it_does() {
 }
 
 #[test]
-fn a_client_shows_what_it_does() {
+fn metrics_of_a_client_count_what_it_does() {
     let target = target("ready ");
     let server = serve(&["--forward", &target]);
     let port = free_port();

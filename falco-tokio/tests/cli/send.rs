@@ -159,7 +159,7 @@ fn the_help_of_each_command_has_examples_and_exit_codes() {
 
 /// The first cannot be reached, and the second is stopped later: of several servers any will do.
 #[test]
-fn of_several_servers_any_will_do() {
+fn one_reachable_server_of_several_is_enough() {
     let (first, second) = (Served::start(&[]), Served::start(&[]));
     let list = format!("127.0.0.1:1,{},{}", first.address, second.address);
     for command in ["send", "ping"] {

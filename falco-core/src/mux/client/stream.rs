@@ -90,9 +90,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         all.filter(|_| self.closing.end.is_none())
     }
 
-    /// Does what is due at `now`. First read everything that has arrived. If the call is more than
-    /// 50 ms late, the deadlines that have passed move, so that the caller can read once more
-    /// first.
+    /// Handles the deadlines that have passed at `now`. First read everything that has arrived. If
+    /// the call is more than 50 ms late, the deadlines that have passed move, so that the caller
+    /// can read once more first.
     ///
     /// Within the [grace period](crate::Connection::handle_late_poll), other calls after a deadline
     /// do not end the connection. So a caller that is late can read first.

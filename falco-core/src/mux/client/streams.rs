@@ -239,14 +239,15 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         streams.is_some_and(|streams| streams.writers.wants(ticket))
     }
 
-    /// A request for whose caller [`wants`](Self::wants) has returned `false`, and which may write
-    /// again or finds that nothing more is sent. Call it after [`recv`](Self::recv),
+    /// A request for which [`wants`](Self::wants) has returned `false`, and whose caller may
+    /// write
+    /// again, or whose next [`write`](Self::write) fails. Call it after [`recv`](Self::recv),
     /// [`seal`](Self::seal) and [`cancel_open`](Self::cancel_open) until it returns `None`.
     pub fn poll_writable(&mut self) -> Option<u64> {
         self.streams.as_mut()?.writers.pop_writable()
     }
 
-    /// Says that the caller has taken `bytes` of an open answer, and whether it `waits` for more
+    /// Reports that the caller has taken `bytes` of an open answer, and whether it `waits` for more
     /// and has nothing left: see [`Connection::credit`](crate::Connection::credit).
     pub fn credit(&mut self, ticket: u64, bytes: usize, waits: bool) {
         let id = self.streams.as_ref().and_then(|streams| streams.reading.get(&ticket));

@@ -105,7 +105,7 @@ impl<B: AsRef<[u8]>> Streams<B> {
 }
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
-    /// Says that the caller handles the steps [`Opened`](ServerStep::Opened),
+    /// Reports that the caller handles the steps [`Opened`](ServerStep::Opened),
     /// [`Part`](ServerStep::Part) and [`Ended`](ServerStep::Ended). Without that, open requests are
     /// refused as too large, whatever the [settings](crate::Settings::with_streams) announce.
     #[must_use]
@@ -407,8 +407,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Some(RequestId::from_key(key))
     }
 
-    /// Says that the handler has taken `bytes` of an open request, and whether it `waits` for more
-    /// and has nothing left: see [`Connection::credit`](crate::Connection::credit).
+    /// Reports that the handler has taken `bytes` of an open request, and whether it `waits` for
+    /// more and has nothing left: see [`Connection::credit`](crate::Connection::credit).
     pub fn credit(&mut self, id: RequestId, bytes: usize, waits: bool) {
         // It fails only if the connection has ended.
         let _ = self.machine.credit(id, bytes, waits);

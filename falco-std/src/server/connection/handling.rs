@@ -1,7 +1,7 @@
 //! The thread of a connection runs a handler itself, which saves waking a worker and being woken by
-//! it. Meanwhile it does not read, so it does so only while a request is alone on its connection
-//! and the handler before it was short. If the handler takes long nevertheless, another thread
-//! goes on with the connection, and this one only ends the request.
+//! it. While it runs a handler it does not read. So it does this only if the request is the only
+//! one on the connection and the previous handler was short. If the handler takes long all the
+//! same, another thread takes over the connection, and this thread only completes the request.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,8 +10,8 @@ use super::super::pool::{Standby, isolated};
 use super::super::state::{Job, State};
 use super::Reader;
 
-/// The place where a connection waits while its thread runs a handler. Who takes it from here goes
-/// on with it.
+/// The place where a connection waits while its thread runs a handler. The thread that takes it
+/// from here drives it.
 pub(super) struct Parked<H>(Mutex<Option<Box<Reader<H>>>>);
 
 impl<H> Default for Parked<H> {
@@ -39,7 +39,7 @@ where
         self.lock().is_some()
     }
 
-    fn go_on(&self) {
+    fn take_over(&self) {
         if let Some(reader) = self.take() {
             // The result, what ended the connection, has no receiver here.
             let _ = reader.serve();
@@ -56,12 +56,13 @@ where
         self.parked.is_some() && state.is_free() && !self.requests.are_slow()
     }
 
-    /// Runs a handler, or has a worker run it if no place is free. Returns `None` if another thread
-    /// goes on with the connection.
+    /// Runs a handler, or has a worker run it if no place is free. Returns `None` if another
+    /// thread
+    /// has taken over the connection.
     pub(super) fn handle(self: Box<Self>, job: Job) -> Option<Box<Self>> {
         let parked = Arc::clone(self.parked.as_ref()?);
         let (pool, requests) = (Arc::clone(&self.service.pool), Arc::clone(&self.requests));
-        // Parked first: the pool may ask another thread to go on as soon as it has lent a place.
+        // Parked first: as soon as the pool has lent a place, another thread may take over.
         *parked.lock() = Some(self);
         let standby = Arc::clone(&parked);
         let Some(lent) = pool.lend(standby) else {

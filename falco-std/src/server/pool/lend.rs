@@ -1,7 +1,7 @@
-//! Handlers on threads of connections. Such a thread reads and writes nothing while it runs a
-//! handler, so its connection is on standby meanwhile: if the handler takes long, a thread of its
-//! own goes on with the connection. One thread watches all of these handlers. It exists only while
-//! there are such handlers, and for a while after.
+//! Handlers that run on the thread of their connection. That thread reads and writes nothing while
+//! it runs a handler. If the handler takes long, another thread takes over the connection. One
+//! thread checks all of these handlers periodically. It exists only while there are such handlers,
+//! and for a while after.
 
 use core::time::Duration;
 use std::sync::{Arc, PoisonError};
@@ -9,19 +9,20 @@ use std::thread;
 
 use super::{IDLE, Pool};
 
-/// How often the handlers are looked at. A handler that ran at the last look already is long. So
-/// another thread is asked to go on with the connection one to two of these after the handler has
-/// begun.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often the handlers are checked. If a handler was already running at the previous check, it
+/// takes long, and another thread takes over its connection. So that happens one to two of these
+/// intervals after the handler has begun.
+const CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A connection while its thread runs a handler.
 pub(in crate::server) trait Standby: Send + Sync {
-    /// Whether no thread has gone on with the connection yet.
+    /// Whether no other thread has taken over the connection.
     fn waits(&self) -> bool;
 
-    /// Goes on with the connection on this thread, if it still waits. Returns when the connection
-    /// has ended.
-    fn go_on(&self);
+    /// Takes over the connection on this thread, if it still waits. Returns when the connection
+    /// has
+    /// ended.
+    fn take_over(&self);
 }
 
 /// The handlers that run on threads of connections.
@@ -30,10 +31,10 @@ pub(super) struct Lends {
     running: Vec<(u64, Arc<dyn Standby>)>,
     /// The number of the last one.
     last: u64,
-    /// The thread that watches exists.
+    /// The thread that checks the handlers exists.
     thread: bool,
-    /// It looks periodically. Otherwise it waits for the next handler.
-    looks: bool,
+    /// It checks periodically. Otherwise it waits for the next handler.
+    checks: bool,
 }
 
 impl Lends {
@@ -69,7 +70,7 @@ impl Pool {
             return None;
         }
         let lends = &mut queue.lends;
-        if !lends.looks && !self.start_looking(lends) {
+        if !lends.checks && !self.start_checks(lends) {
             return None;
         }
         lends.last += 1;
@@ -80,8 +81,9 @@ impl Pool {
         Some(Lent { pool, number })
     }
 
-    /// Has the thread watch. Returns `false` if it could not be started.
-    fn start_looking(self: &Arc<Self>, lends: &mut Lends) -> bool {
+    /// Starts or wakes the thread that checks the handlers. Returns `false` if it could not be
+    /// started.
+    fn start_checks(self: &Arc<Self>, lends: &mut Lends) -> bool {
         if lends.thread {
             self.lending.notify_one();
         } else {
@@ -91,8 +93,8 @@ impl Pool {
                 .spawn(move || own.watch());
             lends.thread = spawned.is_ok();
         }
-        lends.looks = lends.thread;
-        lends.looks
+        lends.checks = lends.thread;
+        lends.checks
     }
 
     /// The handler has ended. If connections wait, a worker takes its place.
@@ -117,15 +119,17 @@ impl Pool {
     fn watch(self: &Arc<Self>) {
         let mut seen = 0;
         loop {
-            thread::sleep(LOOK);
+            thread::sleep(CHECK_INTERVAL);
             let mut queue = self.lock();
             let lends = &mut queue.lends;
             let (long, last) = (lends.waiting(seen), lends.last);
             if last == core::mem::replace(&mut seen, last) && long.is_empty() {
-                lends.looks = false;
-                let waited = self.lending.wait_timeout_while(queue, IDLE, |queue| !queue.lends.looks);
+                lends.checks = false;
+                let waited = self
+                    .lending
+                    .wait_timeout_while(queue, IDLE, |queue| !queue.lends.checks);
                 let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-                if !queue.lends.looks {
+                if !queue.lends.checks {
                     queue.lends.thread = false;
                     return;
                 }
@@ -133,8 +137,8 @@ impl Pool {
             }
             drop(queue);
             for standby in long {
-                // If no thread can be started, the connection still waits at the next look.
-                let _ = self.threads.run(Box::new(move || standby.go_on()));
+                // If no thread can be started, the connection still waits at the next check.
+                let _ = self.threads.run(Box::new(move || standby.take_over()));
             }
         }
     }

@@ -164,8 +164,8 @@ impl State {
         }
     }
 
-    /// Moves to the mux what handlers have written and the mux has room for. Returns whether there was
-    /// something.
+    /// Moves to the mux what handlers have written and the mux has room for. Returns whether there
+    /// was something.
     pub(super) fn pump_writable(&mut self) -> bool {
         let mut pumped = false;
         while let Some(id) = self.mux.poll_writable() {

@@ -27,7 +27,7 @@ use self::stderr::Stderr;
 use crate::failure::Failure;
 use crate::places::Places;
 
-/// After a command has ended: how long to go on reading what it has written, and how long processes
+/// After a command has ended: how long to keep reading what it has written, and how long processes
 /// that it has left may hold its standard input and output before they are killed.
 const GRACE: Duration = Duration::from_millis(250);
 /// The least room for a read.

@@ -21,7 +21,7 @@ const LONGEST: usize = 8 << 10;
 /// How many bytes of all commands are written to the log in a second. The piece that reaches this
 /// limit is still written as a whole.
 const PER_SECOND: usize = 64 << 10;
-/// How long to go on reading at the end.
+/// How long to keep reading at the end.
 const END: Duration = Duration::from_millis(250);
 
 /// The pipe, until [`end`](Self::end).
