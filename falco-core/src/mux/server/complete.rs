@@ -48,8 +48,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// cancelled the request, it has completed in another way, or the connection has ended.
     ///
     /// # Errors
-    /// The request was refused: [`RequestError::TooLarge`] as [`Refusal::AnswerTooLarge`]. It is
-    /// refused as that, too, if the answers that are queued leave no room for this one.
+    /// The request was refused, with the refusal that the client receives: an open request that has
+    /// reached its handler fails, even if the handler chose to refuse it as not processed.
+    /// [`RequestError::TooLarge`] is sent as [`Refusal::AnswerTooLarge`]. A request is refused as
+    /// that, too, if the answers that are queued leave no room for this one.
     pub fn complete(
         &mut self,
         id: RequestId,
@@ -63,6 +65,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             Ok(body) => return self.queue_answer(id, body),
             Err(failure) => failure.refusal(cancelled),
         };
+        // Before the request is forgotten.
+        #[cfg(feature = "streams")]
+        let refusal = self.refusal_of_open(id, refusal);
         self.refuse(id, refusal);
         if cancelled && refusal == Refusal::Cancelled {
             Ok(false)
