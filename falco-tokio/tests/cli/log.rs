@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::fs;
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::unix::fs::MetadataExt;
 use std::process::{ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::Instant;
@@ -289,4 +290,55 @@ fn each_line_of_a_json_log_is_an_object() {
     }
     assert_eq!(with("complaint").unwrap()["source"], "command");
     assert!(with("the handler failed").unwrap()["span"]["key"].is_string(), "{log}");
+}
+
+#[test]
+fn the_reason_of_a_failure_is_an_error_in_a_json_log() {
+    let failed = run(falco(&["serve", "--log-format", "json", "--key-file", "no/such/key"]));
+    let told: Value = serde_json::from_str(failed.failed_with(6)).unwrap();
+    assert_eq!(told["level"], "ERROR", "{told}");
+    assert!(told["message"].as_str().unwrap().contains("no/such/key"), "{told}");
+}
+
+/// The log of a server whose handler has failed. Standard error is a file, and the journal if
+/// `JOURNAL_STREAM` says so.
+fn logged_to_a_file(words: &[&str], is_journal: bool) -> String {
+    let scratch = Scratch::new();
+    let path = scratch.path("log");
+    let log = fs::File::create(&path).unwrap();
+    let found = log.metadata().unwrap();
+    let other = u64::from(!is_journal);
+    let mut command = piped(&["serve", "--listen", "127.0.0.1:0"]);
+    command.args(words);
+    command.args(["--exec", "sh", "-c", "printf 'complaint\n' >&2; false"]);
+    command.env("JOURNAL_STREAM", format!("{}:{}", found.dev(), found.ino() + other));
+    let server = Served::heard_by(command, log);
+    run(keyed(&["send", &server.address, "x"])).failed_with(1);
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().code, Some(0));
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn the_journal_gets_a_priority_before_each_line() {
+    let log = logged_to_a_file(&["-v"], true);
+    let with = |text: &str| {
+        log.lines()
+            .find(|line| line.contains(text))
+            .unwrap_or_else(|| panic!("{text}: {log}"))
+    };
+    assert!(with("the handler failed").starts_with("<4>"), "{log}");
+    assert!(with("established").starts_with("<7>"), "{log}");
+    assert!(with("draining").starts_with("<6>falco: draining"), "{log}");
+    // A command may write priorities itself.
+    assert_eq!(with("complaint"), "complaint");
+    let json = logged_to_a_file(&["--log-format", "json"], true);
+    assert!(json.contains("<4>{") && json.contains("<6>{"), "{json}");
+    for words in [&["-v"][..], &["-v", "--log-format", "json"]] {
+        let log = logged_to_a_file(words, false);
+        assert!(
+            log.lines().count() > 3 && !log.contains("<4>") && !log.contains("<6>"),
+            "{log}"
+        );
+    }
 }

@@ -215,6 +215,11 @@ impl Served {
         (server.unwrap(), unread.unwrap())
     }
 
+    /// One whose standard error is a file.
+    pub(crate) fn heard_by(mut command: Command, log: fs::File) -> Self {
+        Self::with(command.stderr(log), |_| {}).unwrap()
+    }
+
     fn with(command: &mut Command, look: impl FnOnce(&mut Child)) -> Result<Self, Ended> {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         look(&mut child);

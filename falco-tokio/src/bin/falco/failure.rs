@@ -161,7 +161,7 @@ impl Failure {
     pub(crate) fn end(self) -> ExitCode {
         match self {
             Self::Message(code, message) => {
-                crate::log::tell(&message);
+                crate::log::error(&message);
                 ExitCode::from(code.number())
             }
             Self::Reported(code) => ExitCode::from(code.number()),

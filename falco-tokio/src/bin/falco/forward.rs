@@ -202,7 +202,7 @@ async fn drain(places: &Semaphore, most: usize, limit: Duration, signals: &mut S
     if ended {
         return Ok(());
     }
-    log::tell(&format_args!("cut off {}", counted(count(places), "connection")));
+    log::warn(&format_args!("cut off {}", counted(count(places), "connection")));
     Err(Failure::Reported(Code::Failed))
 }
 

@@ -228,7 +228,7 @@ fn check_permissions(file: &File, name: &str) -> Result<(), Failure> {
         ));
     }
     if mode | 0o770 != 0o770 {
-        crate::log::tell(&format_args!(
+        crate::log::warn(&format_args!(
             "warning: all users of this machine may read or write the key in {name} (mode {mode:04o})"
         ));
     }

@@ -5,6 +5,7 @@
 //! `tracing-appender` has such a queue, but bounds it in lines, and its guard prints to standard
 //! output if the queue is full at the end.
 
+mod journal;
 mod limit;
 
 use core::fmt;
@@ -17,8 +18,10 @@ use std::thread;
 use std::time::Instant;
 
 use clap::ValueEnum;
+use tracing::{Level, Metadata};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -78,7 +81,7 @@ pub(crate) fn tell(message: &impl fmt::Display) {
     if is_json() {
         tracing::info!(target: TOLD, "{message}");
     } else {
-        note(format_args!("falco: {message}\n"));
+        say(Level::INFO, message);
     }
 }
 
@@ -87,8 +90,21 @@ pub(crate) fn warn(message: &impl fmt::Display) {
     if is_json() {
         tracing::warn!(target: TOLD, "{message}");
     } else {
-        note(format_args!("falco: {message}\n"));
+        say(Level::WARN, message);
     }
+}
+
+/// Writes to standard error why the process fails.
+pub(crate) fn error(message: &impl fmt::Display) {
+    if is_json() {
+        tracing::error!(target: TOLD, "{message}");
+    } else {
+        say(Level::ERROR, message);
+    }
+}
+
+fn say(level: Level, message: &impl fmt::Display) {
+    Queued(level).put(format!("falco: {message}\n").as_bytes());
 }
 
 /// Writes lines of a command to standard error.
@@ -132,7 +148,7 @@ pub(crate) fn start(levels: Targets, verbose: bool, format: Format) {
     let layer = tracing_subscriber::fmt::layer()
         // A closed standard error must not cause a panic.
         .log_internal_errors(false)
-        .with_writer(|| Queued);
+        .with_writer(Levels);
     let filter = limit::Limit::new(levels, verbose);
     let registry = tracing_subscriber::registry();
     match format {
@@ -153,7 +169,7 @@ pub(crate) fn start(levels: Targets, verbose: bool, format: Format) {
         } else {
             String::new()
         };
-        tell(&format_args!("{panic}{trace}"));
+        error(&format_args!("{panic}{trace}"));
         let _ = flush(Some(PANIC));
     }));
 }
@@ -242,12 +258,37 @@ fn put(mut text: &[u8]) {
     }
 }
 
-/// The queue as a writer.
-struct Queued;
+/// Writers of events.
+struct Levels;
+
+impl<'w> MakeWriter<'w> for Levels {
+    type Writer = Queued;
+
+    fn make_writer(&'w self) -> Queued {
+        Queued(Level::INFO)
+    }
+
+    fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> Queued {
+        Queued(*metadata.level())
+    }
+}
+
+/// The queue as a writer of text of one level.
+struct Queued(Level);
+
+impl Queued {
+    fn put(&self, text: &[u8]) {
+        if journal::reads() {
+            write(&journal::with_priority(self.0, text));
+        } else {
+            write(text);
+        }
+    }
+}
 
 impl Write for Queued {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        write(text);
+        self.put(text);
         Ok(text.len())
     }
 

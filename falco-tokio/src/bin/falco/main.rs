@@ -112,7 +112,7 @@ fn main() -> ExitCode {
     );
     // Before any key is read.
     if let Err(error) = key::deny_inspection() {
-        log::tell(&format_args!(
+        log::warn(&format_args!(
             "warning: other processes of this user can read the memory of this one: {error}"
         ));
     }

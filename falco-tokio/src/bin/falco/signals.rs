@@ -93,7 +93,7 @@ fn watch(runtime: &Runtime, mut system: System, to: &UnboundedSender<()>, ending
             let _ = timeout(AT_ONCE, system.next()).await;
         }
     });
-    log::tell(&"ended by force, because it did not end in time");
+    log::error(&"ended by force, because it did not end in time");
     let _ = log::flush(Some(LAST_MESSAGE));
     std::process::exit(Code::Failed.number().into());
 }

@@ -155,7 +155,7 @@ fn remove_compared(path: &Path, which: Identity) -> io::Result<()> {
     let back = move_back(&aside, path);
     if back.is_err() {
         // A third file is there already.
-        log::tell(&format_args!(
+        log::warn(&format_args!(
             "warning: {} was replaced twice while this server removed its socket; the first replacement is now {}",
             path.display(),
             aside.display()

@@ -63,6 +63,7 @@ impl Keys {
         };
         let mut before = core::mem::take(&mut self.labels);
         let mut changes = Vec::new();
+        let mut all_added = true;
         for keys in [&mut before, &mut self.retired] {
             let is_revoked = |id: &KeyId, _: &mut _| read.revoked.contains(&id.to_string());
             for (id, label) in keys.extract_if(is_revoked) {
@@ -90,6 +91,7 @@ impl Keys {
                             changes.push(format!("added {name}"));
                         }
                         Err(error) => {
+                            all_added = false;
                             changes.push(format!("did not add {name} ({error})"));
                             continue;
                         }
@@ -110,10 +112,12 @@ impl Keys {
         } else {
             changes.join(", ")
         };
-        log::tell(&format_args!(
-            "read the keys again: {changes}; {}",
-            counted(count, "key")
-        ));
+        let message = format!("read the keys again: {changes}; {}", counted(count, "key"));
+        if all_added {
+            log::tell(&message);
+        } else {
+            log::warn(&message);
+        }
     }
 }
 
