@@ -1,5 +1,6 @@
-//! The table of log events in `docs/services.md` against the events of falco-tokio: each event is
-//! in a row of its level, and each row has events that there are.
+//! The tables of log events in `docs/services.md` and `docs/tool.md` against the events of
+//! falco-tokio and of its tool: each event is in a row of its level, and each row has events that
+//! there are.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
@@ -36,6 +37,10 @@ fn logged(code: &str) -> Events {
             let literals = arguments.split('"').skip(1).step_by(2);
             let message = literals.last();
             let message = message.unwrap_or_else(|| panic!("no message in {name}{arguments}"));
+            // Text that comes from elsewhere.
+            if matches!(message, "{message}" | "{line}") {
+                continue;
+            }
             events.insert((level.to_owned(), message.to_owned()));
         }
     }
@@ -80,11 +85,11 @@ fn documented(page: &str) -> Events {
     events
 }
 
-/// The library's sources, without those of the tool.
+/// The sources in a directory, without those of the tool below it.
 fn sources(directory: &Path, found: &mut Vec<String>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() && !path.ends_with("bin") {
+        if path.is_dir() && !path.ends_with("src/bin") {
             sources(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(fs::read_to_string(path).unwrap());
@@ -92,20 +97,29 @@ fn sources(directory: &Path, found: &mut Vec<String>) {
     }
 }
 
-#[test]
-fn the_page_has_each_log_event_at_its_level_and_no_other() {
+fn compare(directory: &str, page: &str, at_least: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
-    sources(&root.join("falco-tokio/src"), &mut found);
+    sources(&root.join(directory), &mut found);
     let logged: Events = found.iter().flat_map(|code| logged(code)).collect();
-    assert!(logged.len() > 20, "{logged:?}");
-    let documented = documented(&fs::read_to_string(root.join("docs/services.md")).unwrap());
+    assert!(logged.len() > at_least, "{logged:?}");
+    let documented = documented(&fs::read_to_string(root.join(page)).unwrap());
     let missing: Vec<_> = logged.difference(&documented).collect();
     let wrong: Vec<_> = documented.difference(&logged).collect();
     assert!(
         missing.is_empty() && wrong.is_empty(),
-        "docs/services.md: no row for {missing:#?}; no event for {wrong:#?}"
+        "{page}: no row for {missing:#?}; no event for {wrong:#?}"
     );
+}
+
+#[test]
+fn the_page_has_each_log_event_at_its_level_and_no_other() {
+    compare("falco-tokio/src", "docs/services.md", 20);
+}
+
+#[test]
+fn the_page_of_the_tool_has_each_of_its_log_events_and_no_other() {
+    compare("falco-tokio/src/bin/falco", "docs/tool.md", 15);
 }
 
 #[test]
@@ -118,6 +132,7 @@ fn events_are_found_in_code() {
         warn_limited!(warnings.failed, %error, "four");
         warn!(left_out, $($fields)+)
         warn_span!("no event");
+        info!(target: TOLD, "{message}");
     "#;
     let events = [("DEBUG", "one (or two)"), ("WARN", "three"), ("WARN", "four")];
     let events = events.map(|(level, message)| (level.to_owned(), message.to_owned()));

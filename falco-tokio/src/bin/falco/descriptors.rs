@@ -31,7 +31,7 @@ pub(crate) fn raise(connections: u64) -> u64 {
             tracing::warn!(
                 needed,
                 limit,
-                "too few files may be open for so many connections: raise `ulimit -n`"
+                "too few files may be open for so many connections: raise the limit (ulimit -n)"
             );
             limit.saturating_sub(BESIDES)
         }

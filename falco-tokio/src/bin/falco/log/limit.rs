@@ -137,7 +137,8 @@ pub(crate) fn report_left_out() {
     }
     // This is a warning too, and takes the lock.
     for (count, message) in counts {
-        tracing::warn!("{message}: {} suppressed; -v logs all", counted(count, "more line"));
+        let lines = counted(count, "more line");
+        tracing::warn!("{message}: {lines} suppressed; -v logs all");
     }
 }
 
