@@ -9,6 +9,8 @@ use std::time::Instant;
 use common::log::Log;
 use common::{Running, key};
 use falco_tokio::{Client, Refusal, Request, Server, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 const CLIENTS: u64 = 50;
@@ -84,5 +86,30 @@ async fn a_refusal_that_a_handler_chooses_is_no_warning() {
     for refusal in [Refusal::AnswerTooLarge, Refusal::Busy] {
         let (lines, _) = log_of(move || Err(refusal.into()), "").await;
         assert!(lines.is_empty(), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn other_protocols_are_in_the_log_and_do_not_fill_it() {
+    for first in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        "N\u{9}",
+    ] {
+        let (log, _guard) = Log::warnings();
+        let server = Running::echo(Server::builder(key(1))).await;
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(first.as_bytes()).await.unwrap();
+            // It may be reset.
+            assert!(stream.read_u8().await.is_err());
+        }
+        server.stop().await;
+        let text = log.text();
+        let lines: Vec<_> = text.lines().filter(|line| line.contains("another protocol")).collect();
+        assert!(
+            matches!(lines[..], [line] if line.contains("peer=127.0.0.1:")),
+            "{text}"
+        );
     }
 }

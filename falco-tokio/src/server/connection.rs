@@ -312,6 +312,23 @@ impl<H: Handler> Connection<H> {
         }
     }
 
+    /// Warns of what somebody may have to change: keys, or what connects to this server.
+    fn warn_of_refusal(&self, end: ConnectionError) {
+        let warnings = &self.handlers.service.warnings;
+        if matches!(end, ConnectionError::Unauthenticated | ConnectionError::Replayed)
+            && let Some(left_out) = warnings.refused.due()
+        {
+            warn!(%end, left_out, "refused a handshake");
+        }
+        let is_foreign = matches!(
+            end,
+            ConnectionError::UnknownWire { .. } | ConnectionError::UnknownVersion { .. }
+        );
+        if is_foreign && let Some(left_out) = warnings.foreign.due() {
+            warn!(%end, left_out, "closed a connection of another protocol");
+        }
+    }
+
     /// The connection has ended with `end`: its stream is closed next.
     fn end(&mut self, end: ConnectionError) {
         self.running.lose_opens(LostRequest::after(end));
@@ -320,11 +337,7 @@ impl<H: Handler> Connection<H> {
         self.handlers.service.counters.metrics.ended(end, established);
         if !established {
             self.handlers.service.counters.unauthenticated.add(1);
-            if matches!(end, ConnectionError::Unauthenticated | ConnectionError::Replayed)
-                && let Some(left_out) = self.handlers.service.warnings.refused.due()
-            {
-                warn!(%end, left_out, "refused a handshake");
-            }
+            self.warn_of_refusal(end);
         }
         debug!(%end, "ended");
         self.stage = Stage::Ending(Box::new((end, self.mux.ending(end, self.now))));

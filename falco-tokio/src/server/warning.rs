@@ -28,6 +28,8 @@ pub(crate) struct Warnings {
     pub(crate) header: WarningLimit,
     /// A hello did not decrypt, or was replayed.
     pub(crate) refused: WarningLimit,
+    /// The first bytes of a connection were those of another protocol, or of another version.
+    pub(crate) foreign: WarningLimit,
     /// A key has reached its limit of connections.
     pub(crate) key_limit: WarningLimit,
     /// A handler failed.
@@ -49,6 +51,7 @@ impl Default for Warnings {
             #[cfg(feature = "proxy-protocol")]
             header: once(),
             refused: once(),
+            foreign: once(),
             key_limit: once(),
             failed,
             panicked,
