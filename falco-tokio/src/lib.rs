@@ -102,8 +102,11 @@
 //! The metrics of a retired key stay. Its gauge is 0 once its connections have ended.
 //!
 //! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
-//! `answered`, `not_processed` or `maybe_processed`. The `cause` of a failed attempt is `stream` if
-//! no stream could be opened, `slow` if another server of the client was connected first, and
+//! `answered`, `not_processed` or `maybe_processed`. An `end`, and the `cause` of a refused
+//! handshake, is a variant of [`ConnectionError`], such as `unauthenticated` (another key or
+//! context), `unknown_wire` (another protocol) or `handshake_timeout`. The `cause` of a failed
+//! attempt is `stream` if no stream could be opened, `slow` if another server of the client was
+//! connected first, `unusable` if no attempt can succeed, such as for an invalid address, and
 //! otherwise how the handshake ended. Each starts a back-off of its server.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

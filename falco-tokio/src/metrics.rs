@@ -229,3 +229,44 @@ pub(crate) const fn name_of(end: ConnectionError) -> &'static str {
         _ => "other",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_named_as_its_variant() {
+        for end in [
+            ConnectionError::UnknownVersion { found: 9 },
+            ConnectionError::UnexpectedAnswer,
+            ConnectionError::AnswersOutOfStep,
+            ConnectionError::RequestIdsExhausted,
+            ConnectionError::UnknownWire { first: 0 },
+            ConnectionError::Unauthenticated,
+            ConnectionError::Refused,
+            ConnectionError::HandshakeTimeout,
+            ConnectionError::Expired,
+            ConnectionError::Tampered,
+            ConnectionError::Replayed,
+            ConnectionError::Protocol,
+            ConnectionError::PeerReportsProtocolError,
+            ConnectionError::PeerExpired,
+            ConnectionError::PeerDead,
+            ConnectionError::Stalled,
+            ConnectionError::HandlerFailed,
+            ConnectionError::KeyExhausted,
+            ConnectionError::Truncated,
+            ConnectionError::ClosedByPeer,
+            ConnectionError::Closed,
+        ] {
+            let shown = format!("{end:?}");
+            let variant = shown.split(' ').next().unwrap_or_default();
+            let name: String = name_of(end)
+                .split('_')
+                .flat_map(|word| word.chars().enumerate())
+                .map(|(at, letter)| if at == 0 { letter.to_ascii_uppercase() } else { letter })
+                .collect();
+            assert_eq!(name, variant);
+        }
+    }
+}

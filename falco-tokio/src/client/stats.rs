@@ -21,6 +21,10 @@ pub(super) struct Counters {
     server: String,
 }
 
+/// Causes of failed attempts whose counters exist from the beginning: a rate does not show the
+/// first increment of a counter that did not exist before.
+const CAUSES: [&str; 4] = ["stream", "slow", "refused", "handshake_timeout"];
+
 /// Counters and gauges of a client since it was created, for a metrics library to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -47,6 +51,9 @@ impl Counters {
         let ended = "falco_client_requests_ended_total";
         let what = "Requests that have ended, by outcome";
         let failed = |outcome| metrics::Counter::new(ended, what, &[labels[0], ("outcome", outcome)]);
+        for cause in CAUSES {
+            failed_attempts(&server, cause);
+        }
         Self {
             attempts: counter("falco_client_attempts_total", "Attempts to connect"),
             connected: counter("falco_client_connected_total", "Handshakes that completed"),
@@ -87,9 +94,7 @@ impl Counters {
     }
 
     fn attempt_failed_by(&self, cause: &str) {
-        let labels = [("server", self.server.as_str()), ("cause", cause)];
-        let what = "Attempts to connect that failed, by cause";
-        metrics::Counter::new("falco_client_attempts_failed_total", what, &labels).add(1);
+        failed_attempts(&self.server, cause).add(1);
     }
 
     pub(super) fn read(&self, outstanding: usize) -> ClientStats {
@@ -102,4 +107,11 @@ impl Counters {
             errors: self.errors.get(),
         }
     }
+}
+
+/// The counter of attempts to connect to `server` that failed because of `cause`.
+fn failed_attempts(server: &str, cause: &str) -> metrics::Counter {
+    let what = "Attempts to connect that failed, by cause";
+    let labels = [("server", server), ("cause", cause)];
+    metrics::Counter::new("falco_client_attempts_failed_total", what, &labels)
 }

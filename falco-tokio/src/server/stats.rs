@@ -25,6 +25,10 @@ pub(crate) struct Counters {
     pub(crate) metrics: Metrics,
 }
 
+/// Causes of failed handshakes whose counters exist from the beginning: a rate does not show the
+/// first increment of a counter that did not exist before.
+const CAUSES: [&str; 4] = ["unauthenticated", "replayed", "unknown_wire", "handshake_timeout"];
+
 /// What is measured besides, if the feature `metrics` is on.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -39,6 +43,9 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     fn new() -> Self {
+        for cause in CAUSES {
+            Self::refused(cause);
+        }
         Self {
             connections: Gauge::new("falco_server_connections", "Open connections", &[]),
             half_open: Gauge::new(
@@ -65,6 +72,12 @@ impl Metrics {
         }
     }
 
+    /// The counter of handshakes that failed because of `cause`.
+    fn refused(cause: &str) -> metrics::Counter {
+        let what = "Handshakes that failed, by cause";
+        metrics::Counter::new("falco_server_handshakes_refused_total", what, &[("cause", cause)])
+    }
+
     /// A connection has ended. `established` is whether it had completed its handshake.
     pub(crate) fn ended(&self, end: ConnectionError, established: bool) {
         let _ = self;
@@ -73,8 +86,7 @@ impl Metrics {
             let what = "Connections that have ended, by their end";
             metrics::Counter::new("falco_server_connections_ended_total", what, &[("end", name)]).add(1);
         } else {
-            let what = "Handshakes that failed, by cause";
-            metrics::Counter::new("falco_server_handshakes_refused_total", what, &[("cause", name)]).add(1);
+            Self::refused(name).add(1);
         }
     }
 }

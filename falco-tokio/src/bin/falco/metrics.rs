@@ -17,8 +17,8 @@ use tokio::time::{interval, sleep, timeout};
 use crate::failure::{Code, Failure};
 
 /// Upper bounds of the histograms of durations, in seconds.
-const SECONDS: [f64; 14] = [
-    0.000_1, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+const SECONDS: [f64; 16] = [
+    0.000_1, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0,
 ];
 /// Upper bounds of the histograms of sizes, in bytes.
 const BYTES: [f64; 9] = [
