@@ -1,5 +1,6 @@
 //! The metrics of falco-tokio: the names in its code, those in the table of its documentation, and
-//! those that the dashboard `docs/grafana.json` asks for are the same, and so are their labels.
+//! those that the dashboard `docs/grafana.json` asks for are the same, and so are their labels. The
+//! alerts of `docs/operating.md` ask for no others.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +109,46 @@ fn each_metric_is_documented_and_on_the_dashboard() {
     }
     let missing: Vec<_> = reported.difference(&asked).collect();
     assert!(missing.is_empty(), "not on the dashboard: {missing:#?}");
+}
+
+/// The values of `expr` in the alerts of a page, one line each.
+fn alerts(page: &str) -> Vec<String> {
+    let (_, rules) = page.split_once("groups:\n").unwrap();
+    let (rules, _) = rules.split_once("\nEND\n").unwrap();
+    let expressions = rules.split("expr:").skip(1);
+    let ends = |rest: &str| {
+        rest.lines()
+            .take_while(|line| !line.contains("for:") && !line.contains("- alert:"))
+            .count()
+    };
+    expressions
+        .map(|rest| rest.lines().take(ends(rest)).collect())
+        .collect()
+}
+
+#[test]
+fn alerts_ask_for_metrics_and_labels_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let documented = documented(&fs::read_to_string(root.join("falco-tokio/src/lib.rs")).unwrap());
+    let alerts = alerts(&fs::read_to_string(root.join("docs/operating.md")).unwrap());
+    assert!(alerts.len() > 4, "{alerts:?}");
+    for query in alerts {
+        let asked = names(&query);
+        assert!(!asked.is_empty(), "{query}");
+        let mut known = Names::new();
+        for series in &asked {
+            let name = metric(series, &documented);
+            let labels = documented.get(name);
+            known.extend(labels.unwrap_or_else(|| panic!("an alert asks for {name}")).clone());
+        }
+        let matched = query
+            .split('{')
+            .skip(1)
+            .map(|rest| rest.split('=').next().unwrap().to_owned());
+        for label in labels(&query, "").into_iter().chain(matched) {
+            assert!(known.contains(&label), "no label {label}: {query}");
+        }
+    }
 }
 
 #[test]
