@@ -21,7 +21,7 @@ use crate::signals::{Hangups, Signals};
 use crate::socket_file::SocketFile;
 use crate::target::{ClientWire, Target};
 use crate::values::{self, Address, counted};
-use crate::{log, metrics, output};
+use crate::{log, metrics, output, supervisor};
 
 /// Listens, and carries each connection over an encrypted one to a target of a server.
 ///
@@ -122,6 +122,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let (name, client) = (Arc::<str>::from(args.name), Arc::new(client));
     tokio::spawn(follow_key(args.target, id, Arc::clone(&client), hangups));
     tokio::spawn(log::report_left_out_each_second());
+    tokio::spawn(supervisor::watch());
+    supervisor::ready();
     loop {
         let place = tokio::select! {
             // It is never closed.
@@ -146,6 +148,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             }
         }
     }
+    supervisor::stopping();
     listener.close();
     let _ = announced.await;
     drain(&places, most, args.drain_timeout, &mut signals).await
@@ -166,6 +169,7 @@ fn of_tunnels(settings: Settings, most: u32) -> Settings {
 async fn follow_key(target: Target, mut id: KeyId, client: Arc<Client>, mut hangups: Hangups) {
     loop {
         hangups.next().await;
+        supervisor::reloading();
         match change_key(&target, id, &client).await {
             Ok(new) if new == id => log::tell(&format_args!("read the key again: it is still {id}")),
             Ok(new) => {
@@ -174,6 +178,7 @@ async fn follow_key(target: Target, mut id: KeyId, client: Arc<Client>, mut hang
             }
             Err(failure) => log::warn(&format_args!("{}; the key is still {id}", failure.message())),
         }
+        supervisor::ready();
     }
 }
 

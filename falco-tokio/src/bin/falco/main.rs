@@ -21,6 +21,7 @@ mod serve;
 mod signals;
 #[cfg(unix)]
 mod socket_file;
+mod supervisor;
 mod target;
 mod values;
 

@@ -3,7 +3,6 @@
 mod forward;
 mod keys;
 mod settings;
-mod supervisor;
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
@@ -22,8 +21,6 @@ use tokio::task::JoinHandle;
 use self::forward::Targets;
 use self::keys::Keys;
 use self::settings::{Room, builder};
-#[cfg(unix)]
-use self::supervisor::Passed;
 use crate::exec::{self, Exec};
 #[cfg(unix)]
 use crate::failure;
@@ -32,8 +29,10 @@ use crate::key::{self, KeyArgs};
 use crate::signals::{Hangups, Signals};
 #[cfg(unix)]
 use crate::socket_file::SocketFile;
+#[cfg(unix)]
+use crate::supervisor::Passed;
 use crate::values::{self, Address, Forward, counted};
-use crate::{log, metrics, output};
+use crate::{log, metrics, output, supervisor};
 
 /// Runs a server that answers each message with itself, or with the output of a command.
 ///

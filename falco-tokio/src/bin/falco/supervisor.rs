@@ -1,10 +1,11 @@
-//! What a server and its supervisor tell each other, as systemd defines it: sockets that are passed
-//! on, readiness, and a sign of life. Without a supervisor, nothing happens.
+//! What `falco serve` or `falco forward` and its supervisor tell each other, as systemd defines it:
+//! sockets that are passed on, readiness, and a sign of life. Without a supervisor, nothing
+//! happens.
 
 #[cfg(not(unix))]
-pub(super) use self::none::{ready, reloading, stopping, watch};
+pub(crate) use self::none::{ready, reloading, stopping, watch};
 #[cfg(unix)]
-pub(super) use self::systemd::{Passed, passed, ready, reloading, stopping, watch};
+pub(crate) use self::systemd::{Passed, passed, ready, reloading, stopping, watch};
 
 #[cfg(unix)]
 mod systemd {
@@ -18,13 +19,13 @@ mod systemd {
     use crate::failure::{Code, Failure};
 
     /// A listener that the supervisor has bound.
-    pub(in crate::serve) enum Passed {
+    pub(crate) enum Passed {
         Tcp(TcpListener),
         Unix(UnixListener),
     }
 
     /// The socket that the supervisor passes.
-    pub(in crate::serve) fn passed() -> Result<Passed, Failure> {
+    pub(crate) fn passed() -> Result<Passed, Failure> {
         let failed = |message: &str| Failure::new(Code::Unreachable, format_args!("--socket-activation: {message}"));
         let mut sockets = ListenFd::from_env();
         if sockets.len() != 1 {
@@ -51,27 +52,27 @@ mod systemd {
         }
     }
 
-    /// The server accepts connections.
-    pub(in crate::serve) fn ready() {
+    /// It accepts connections.
+    pub(crate) fn ready() {
         tell(&[NotifyState::Ready]);
     }
 
-    /// The server reads its keys again. It is [`ready`] afterwards.
-    pub(in crate::serve) fn reloading() {
+    /// It reads its keys again. It is [`ready`] afterwards.
+    pub(crate) fn reloading() {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now]),
             Err(_) => tell(&[NotifyState::Reloading]),
         }
     }
 
-    /// The server drains.
-    pub(in crate::serve) fn stopping() {
+    /// It drains.
+    pub(crate) fn stopping() {
         tell(&[NotifyState::Stopping]);
     }
 
     /// Gives the supervisor signs of life, if it wants them. Never returns. It is a task of its
     /// own, so that it stops if the runtime does.
-    pub(in crate::serve) async fn watch() {
+    pub(crate) async fn watch() {
         let Some(limit) = sd_notify::watchdog_enabled() else {
             return core::future::pending().await;
         };
@@ -84,13 +85,13 @@ mod systemd {
 
 #[cfg(not(unix))]
 mod none {
-    pub(in crate::serve) const fn ready() {}
+    pub(crate) const fn ready() {}
 
-    pub(in crate::serve) const fn reloading() {}
+    pub(crate) const fn reloading() {}
 
-    pub(in crate::serve) const fn stopping() {}
+    pub(crate) const fn stopping() {}
 
-    pub(in crate::serve) async fn watch() {
+    pub(crate) async fn watch() {
         core::future::pending().await
     }
 }
