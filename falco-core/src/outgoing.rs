@@ -32,7 +32,7 @@ pub trait Outgoing: private::Sealed {
     fn finish(&mut self);
 }
 
-mod private {
+pub(crate) mod private {
     /// Seals the trait.
     #[allow(unnameable_types, reason = "this seals the trait")]
     pub trait Sealed {}

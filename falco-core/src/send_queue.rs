@@ -1,9 +1,15 @@
 //! Messages that wait to be sent, in turns: a large message is sent one frame at a time, and
 //! between two of its frames every other message has a turn.
 
+mod lengths;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests;
+
 use alloc::collections::VecDeque;
 use core::fmt;
 
+use self::lengths::Lengths;
 use crate::connection::Connection;
 use crate::error::SealError;
 use crate::outgoing::Outgoing;
@@ -11,21 +17,19 @@ use crate::role::Role;
 use crate::time::Instant;
 use crate::wire::KeyRef;
 
-/// Small messages are sealed together up to this many bytes.
-const TOGETHER: usize = 16 << 10;
-/// An upper bound of the bytes that a message takes besides its body, on any wire.
-const OVERHEAD: usize = 40;
-
 /// Messages with their bodies, in the order of their turns.
 ///
 /// [`seal`](Self::seal) gives each message one frame, beginning with the one that has waited
 /// longest, until the output is full. Messages that had a frame and are not done then go behind
 /// those that had none. So with an output of one record, a small message waits for one record of
 /// each large message, not for all records of a large one.
+///
+/// What an output costs depends on the messages in it, and hardly on how many others wait.
 pub struct SendQueue<M, B> {
     waiting: VecDeque<Entry<M, B>>,
-    /// Bytes of all bodies with [`OVERHEAD`] for each.
-    total: usize,
+    /// How many of those at the front [`messages`](Self::messages) has passed on in this turn.
+    passed_on: usize,
+    lengths: Lengths,
 }
 
 struct Entry<M, B> {
@@ -88,14 +92,15 @@ impl<M: Outgoing, B> SendQueue<M, B> {
     pub const fn new() -> Self {
         Self {
             waiting: VecDeque::new(),
-            total: 0,
+            passed_on: 0,
+            lengths: Lengths::new(),
         }
     }
 
     /// Puts a message with its whole body behind all others.
     pub fn push(&mut self, message: M, body: B) {
         let sealed = message.sealed_bytes();
-        self.total = self.total.saturating_add(message.length()).saturating_add(OVERHEAD);
+        self.lengths.add(message.length());
         self.waiting.push_back(Entry { message, body, sealed });
     }
 
@@ -111,26 +116,17 @@ impl<M: Outgoing, B> SendQueue<M, B> {
         self.waiting.is_empty()
     }
 
-    /// Bytes of the longest body that waits, for [`Connection::seal_size`].
-    pub(crate) fn longest(&self) -> usize {
-        let lengths = self.waiting.iter().map(|entry| entry.message.length());
-        lengths.max().unwrap_or(0)
-    }
-
     /// A length for [`Connection::seal_size`] with which the longest message makes progress, and
     /// small messages are sealed together.
     #[must_use]
     pub fn worthwhile(&self) -> usize {
-        if self.total <= TOGETHER {
-            return self.total;
-        }
-        self.longest().max(TOGETHER)
+        self.lengths.worthwhile(self.waiting.len())
     }
 
     /// Bytes of all bodies. A body counts whole until its last part is sealed, because until then
     /// all of it is in memory.
     pub(crate) fn bodies(&self) -> usize {
-        self.total.saturating_sub(self.waiting.len() * OVERHEAD)
+        self.lengths.bodies()
     }
 
     /// The messages that wait, in the order of their turns.
@@ -160,17 +156,21 @@ impl<M: Outgoing, B> SendQueue<M, B> {
         &'q mut self,
         bodies: &'q impl Bodies<B>,
     ) -> impl Iterator<Item = (&'q mut M, &'q [u8])> {
-        self.waiting
-            .iter_mut()
-            .map(|entry| (&mut entry.message, bodies.body(&entry.body)))
+        let passed_on = &mut self.passed_on;
+        *passed_on = 0;
+        self.waiting.iter_mut().map(move |entry| {
+            *passed_on += 1;
+            (&mut entry.message, bodies.body(&entry.body))
+        })
     }
 
     /// Passes the messages that had a frame to `each`, in the order of the queue. Those that are
     /// done leave the queue, and the others go behind those that had none.
     pub(crate) fn end_turn(&mut self, mut each: impl FnMut(Turn<'_, M, B>)) {
-        // The first message that may have had a turn. Those before it had none.
+        // The first message that may have had a turn. Those before it had none, and neither had
+        // those that were not passed on.
         let mut index = 0;
-        for _ in 0..self.waiting.len() {
+        for _ in 0..core::mem::take(&mut self.passed_on) {
             let Some(entry) = self.waiting.get_mut(index) else {
                 break;
             };
@@ -184,7 +184,7 @@ impl<M: Outgoing, B> SendQueue<M, B> {
                 break;
             };
             if entry.message.is_done() {
-                self.subtract(&entry.message);
+                self.lengths.remove(entry.message.length());
                 each(Turn::Done(entry.message, entry.body));
             } else {
                 each(Turn::Partial(&entry.message, &entry.body));
@@ -195,26 +195,21 @@ impl<M: Outgoing, B> SendQueue<M, B> {
 
     /// Keeps the messages for which `keep` returns `true`.
     pub fn retain(&mut self, mut keep: impl FnMut(&M, &B) -> bool) {
-        let mut total = 0_usize;
+        let lengths = &mut self.lengths;
         self.waiting.retain(|entry| {
             let keeps = keep(&entry.message, &entry.body);
-            if keeps {
-                total = total.saturating_add(entry.message.length()).saturating_add(OVERHEAD);
+            if !keeps {
+                lengths.remove(entry.message.length());
             }
             keeps
         });
-        self.total = total;
     }
 
     /// Takes out the message whose turn is next.
     pub fn pop(&mut self) -> Option<(M, B)> {
         let Entry { message, body, .. } = self.waiting.pop_front()?;
-        self.subtract(&message);
+        self.lengths.remove(message.length());
         Some((message, body))
-    }
-
-    fn subtract(&mut self, message: &M) {
-        self.total = self.total.saturating_sub(message.length()).saturating_sub(OVERHEAD);
     }
 }
 

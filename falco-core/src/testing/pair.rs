@@ -6,6 +6,7 @@ use std::boxed::Box;
 use std::vec::Vec;
 
 use super::CountingRng;
+use crate::outgoing::Outgoing as _;
 use crate::{
     BufferSizes, ClientConnection, ClientEvent, ClientKeyRef, CloseReason, Connection, ConnectionError, EntropyError,
     Error, HeapPartials, Instant, KeyRef, OutgoingRequest, Reassembly, Received, RecvBuf, Refusal, RequestId, Role,
@@ -96,7 +97,9 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
 
     /// Seals what can be sent, and returns whether anything was.
     fn send(&mut self, now: Instant) -> bool {
-        let mut out = std::vec![0; self.machine.seal_size(self.queue.longest()).max(BufferSizes::TRANSMIT)];
+        let longest = self.queue.iter().map(|(message, _)| message.length()).max();
+        let size = self.machine.seal_size(longest.unwrap_or(0));
+        let mut out = std::vec![0; size.max(BufferSizes::TRANSMIT)];
         let written = self
             .queue
             .seal(&mut self.machine, now, &mut out, |_, _| {})
