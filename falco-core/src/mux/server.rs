@@ -1,6 +1,7 @@
 //! The mux of a server: joins requests from their parts, bounds the memory that they hold, and
 //! queues answers and refusals.
 
+mod answer_queue;
 mod answers;
 mod complete;
 mod deferred;
@@ -14,6 +15,7 @@ mod streams;
 use core::fmt;
 use core::time::Duration;
 
+use self::answer_queue::AnswerQueue;
 pub use self::complete::NoAnswer;
 use self::deferred::Deferred;
 use self::refusals::Refusals;
@@ -29,9 +31,7 @@ use crate::error::ConnectionError;
 use crate::event::{Received, ServerEvent, ServerWait};
 use crate::greeting::Greeting;
 use crate::message::{CloseReason, Refusal, RequestId, Status};
-use crate::outgoing::OutgoingAnswer;
 use crate::reassembly::{HeapPartials, Reassembly};
-use crate::send_queue::SendQueue;
 use crate::settings::Settings;
 use crate::time::{Instant, MaybeInstant, Span};
 use crate::wire::ServerKeyRef;
@@ -41,7 +41,7 @@ use crate::wire::ServerKeyRef;
 #[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     machine: ServerConnection<H>,
-    answers: SendQueue<OutgoingAnswer, B>,
+    answers: AnswerQueue<B>,
     /// Refusals that the connection has not accepted yet.
     refusals: Refusals,
     parts: Reassembly<HeapPartials>,
@@ -91,7 +91,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub fn new(machine: ServerConnection<H>, budget: G, settings: &Settings) -> Self {
         Self {
             machine,
-            answers: SendQueue::new(),
+            answers: AnswerQueue::new(),
             refusals: Refusals::default(),
             parts: Reassembly::default(),
             held: Held::new(settings.max_held()),
@@ -360,7 +360,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.give_back();
         self.held = Held::closed();
         self.deferred = Deferred::default();
-        self.answers = SendQueue::new();
+        self.answers.clear();
         self.refusals = Refusals::default();
         self.parts = Reassembly::default();
         #[cfg(feature = "streams")]
@@ -378,9 +378,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Releases memory that is not needed while nothing is in flight.
     pub fn shrink(&mut self) {
-        if self.answers.is_empty() {
-            self.answers = SendQueue::new();
-        }
+        self.answers.shrink();
         self.held.shrink();
         self.refusals.shrink();
         #[cfg(feature = "streams")]

@@ -9,6 +9,7 @@
 
 mod admission;
 mod age;
+mod answer_turns;
 mod bounds;
 mod closing;
 mod connect_attempts;

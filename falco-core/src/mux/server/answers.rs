@@ -31,7 +31,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let length = body.as_ref().len();
         match self.machine.answer(id, length) {
             Ok(answer) if self.make_room(length) => {
-                self.answers.push(answer, body);
+                self.answers.push(answer, body, !self.machine.refuses());
                 self.held.set_answered(id);
                 Ok(true)
             }
@@ -71,7 +71,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             self.settle();
         }
         if is_answered {
-            self.answers.retain(|answer, _| answer.id() != id);
+            self.answers.remove(id);
             self.settle();
         }
         self.refusals.push(id, refusal);
@@ -131,7 +131,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 // The request has completed in another way, such as by a refusal. Its answer is
                 // dropped, so that it does not block others.
                 Err(SealError::NotWaiting(id)) => {
-                    self.answers.retain(|answer, _| answer.id() != id);
+                    self.answers.remove(id);
                     self.release(id);
                     #[cfg(feature = "streams")]
                     if let Some(streams) = &mut self.streams {

@@ -249,7 +249,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return Ok(0);
         };
         streams.writers.begin_turn(out.len());
-        let answers = self.answers.messages(&send_queue::InQueue);
+        let answers = self.answers.messages();
         let open = streams.writers.messages();
         let sealed = if streams.goes_first {
             self.machine.seal(now, open.chain(answers), out)

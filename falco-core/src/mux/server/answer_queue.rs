@@ -1,0 +1,157 @@
+//! The answers of a connection that are not sealed as a whole, in the order of their turns.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+
+use crate::connection::ServerConnection;
+use crate::error::SealError;
+use crate::message::RequestId;
+use crate::outgoing::OutgoingAnswer;
+use crate::send_queue::{InQueue, SendQueue, Turn};
+use crate::time::Instant;
+use crate::wire::ServerKeyRef;
+
+/// On the classic wire, answers are sent in the order of the requests. One that is ready before
+/// that of an earlier request is early, and has no turns until all before it are in the queue. So
+/// the cost of an output depends on the answers in it, in whatever order handlers end.
+pub(super) struct AnswerQueue<B> {
+    queue: SendQueue<OutgoingAnswer, B>,
+    /// Most connections never have one, so this takes only a pointer until there is one.
+    early: Option<Box<Early<B>>>,
+    /// On the classic wire: the last request whose answer was put into the queue.
+    last: u32,
+}
+
+/// At least one early answer, by the number of its request.
+struct Early<B> {
+    answers: BTreeMap<u32, (OutgoingAnswer, B)>,
+    /// Bytes of their bodies.
+    bytes: usize,
+}
+
+impl<B> AnswerQueue<B> {
+    pub(super) const fn new() -> Self {
+        Self {
+            queue: SendQueue::new(),
+            early: None,
+            last: 0,
+        }
+    }
+
+    /// Adds an answer. `in_order` says whether the connection sends answers in the order of the
+    /// requests.
+    pub(super) fn push(&mut self, answer: OutgoingAnswer, body: B, in_order: bool) {
+        let number = answer.id().number();
+        let next = self.last.saturating_add(1);
+        if in_order && number > next {
+            let early = self.early.get_or_insert_with(|| Box::new(Early::new()));
+            return early.insert(number, answer, body);
+        }
+        self.queue.push(answer, body);
+        if in_order && number == next {
+            self.last = next;
+            self.push_early();
+        }
+    }
+
+    /// Puts the early answers into the queue that have their turn now.
+    fn push_early(&mut self) {
+        while self.early.is_some()
+            && let Some(next) = self.last.checked_add(1)
+            && let Some((answer, body)) = self.take_early(next)
+        {
+            self.queue.push(answer, body);
+            self.last = next;
+        }
+    }
+
+    fn take_early(&mut self, number: u32) -> Option<(OutgoingAnswer, B)> {
+        let early = self.early.as_mut()?;
+        let (answer, body) = early.answers.remove(&number)?;
+        early.bytes -= answer.length();
+        if early.answers.is_empty() {
+            self.early = None;
+        }
+        Some((answer, body))
+    }
+
+    /// Drops the answer to a request.
+    pub(super) fn remove(&mut self, id: RequestId) {
+        if self.take_early(id.number()).is_none() {
+            self.queue.retain(|answer, _| answer.id() != id);
+        }
+    }
+
+    /// How many answers there are.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len() + self.early.as_ref().map_or(0, |early| early.answers.len())
+    }
+
+    /// Whether no answer has a turn.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes of all bodies. Each counts whole until its last part is sealed.
+    pub(super) fn bodies(&self) -> usize {
+        self.queue.bodies() + self.early.as_ref().map_or(0, |early| early.bytes)
+    }
+
+    pub(super) fn worthwhile(&self) -> usize {
+        self.queue.worthwhile()
+    }
+
+    /// Drops all answers.
+    pub(super) fn clear(&mut self) {
+        self.queue = SendQueue::new();
+        self.early = None;
+    }
+
+    /// Releases memory if no answer has a turn.
+    pub(super) fn shrink(&mut self) {
+        if self.queue.is_empty() {
+            self.queue = SendQueue::new();
+        }
+    }
+}
+
+impl<B> Early<B> {
+    const fn new() -> Self {
+        Self {
+            answers: BTreeMap::new(),
+            bytes: 0,
+        }
+    }
+
+    fn insert(&mut self, number: u32, answer: OutgoingAnswer, body: B) {
+        self.bytes += answer.length();
+        if let Some((replaced, _)) = self.answers.insert(number, (answer, body)) {
+            self.bytes -= replaced.length();
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>> AnswerQueue<B> {
+    /// As [`SendQueue::seal`].
+    pub(super) fn seal<H: ServerKeyRef>(
+        &mut self,
+        connection: &mut ServerConnection<H>,
+        now: Instant,
+        out: &mut [u8],
+        done: impl FnMut(OutgoingAnswer, B),
+    ) -> Result<usize, SealError> {
+        self.queue.seal(connection, now, out, done)
+    }
+
+    /// As [`SendQueue::messages`], with the bodies in the queue.
+    #[cfg(feature = "streams")]
+    pub(super) fn messages(&mut self) -> impl Iterator<Item = (&mut OutgoingAnswer, &[u8])> {
+        self.queue.messages(&InQueue)
+    }
+
+    /// As [`SendQueue::end_turn`].
+    #[cfg(feature = "streams")]
+    pub(super) fn end_turn(&mut self, each: impl FnMut(Turn<'_, OutgoingAnswer, B>)) {
+        self.queue.end_turn(each);
+    }
+}
