@@ -96,6 +96,16 @@ impl Line<Socket> {
         }
     }
 
+    /// Whether something has arrived that this side has not read: bytes, or of a socket also an end
+    /// or an error. A stream of another kind is read to find out, and then has unread bytes here.
+    pub(crate) fn has_arrived(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.stream.is_of_the_system() {
+            return self.stream.lies_unread();
+        }
+        let total = self.inbox.len() + 1;
+        matches!(self.poll_read(cx, total), Poll::Ready(Ok(1..)))
+    }
+
     /// Reads the socket itself, which may have bytes that the runtime was not notified of. If this
     /// returns `Pending`, no task is woken later.
     pub(crate) fn read_now(&mut self, total: usize) -> Poll<io::Result<usize>> {

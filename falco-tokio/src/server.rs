@@ -303,9 +303,9 @@ impl Server {
 impl Server {
     /// Serves one connection over any stream as [`serve_connection`](Self::serve_connection) does,
     /// on behalf of a client at `peer`: that is the [peer](Request::peer) of its requests, and the
-    /// connection counts towards all limits as one that the server has accepted. If there is no
-    /// place for it, it is closed at once. A half-open connection may be dropped for it, or it for
-    /// others.
+    /// connection counts towards all limits as one that the server has accepted. A half-open
+    /// connection may be dropped for it, or it for others. It waits for its place; if all
+    /// connections are established, or 4096 streams wait, it is closed at once.
     ///
     /// # Errors
     /// Those of the stream. [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if the server
@@ -320,8 +320,8 @@ impl Server {
         S: Stream + 'static,
         H: Handler,
     {
-        let connection = accept::counted_guest(stream, peer, &Handlers::new(&self.service, handler))?;
-        match connection {
+        let handlers = Handlers::new(&self.service, handler);
+        match accept::counted_guest(stream, peer, &handlers).await? {
             Some(connection) => connection.await,
             None => Err(io::ErrorKind::ConnectionRefused.into()),
         }

@@ -192,6 +192,70 @@ async fn a_stream_that_is_passed_in_with_an_address_counts_like_any_other() {
     assert_eq!(server.handle().stats().connections, 0);
 }
 
+/// With fewer than 16 half-open places, none is kept free.
+#[tokio::test]
+async fn silent_streams_that_are_passed_in_keep_nobody_out() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    for places in [1, 15, 100] {
+        let builder = Server::builder(key(1)).max_half_open(places).handshake_timeout(MINUTE);
+        let server = std::sync::Arc::new(builder.unbound().unwrap());
+        let serve = |stream, peer: SocketAddr| {
+            let server = std::sync::Arc::clone(&server);
+            tokio::spawn(async move {
+                let handler = |request: Request| async move { Ok(request.into_body()) };
+                server.serve_connection_from(stream, peer, handler).await
+            })
+        };
+        let mut silent = Vec::new();
+        for number in 0..200_u8 {
+            let (near, far) = tokio::io::duplex(64);
+            let peer = SocketAddr::from(([198, 51, 100, number], 1));
+            silent.push((near, serve(far, peer)));
+            tokio::task::yield_now().await;
+        }
+        let (near, far) = tokio::io::duplex(4096);
+        let serving = serve(far, CLIENT.parse().unwrap());
+        let connecting = Client::builder(key(1)).handshake_timeout(MINUTE).over(near);
+        let client = timeout(MINUTE / 2, connecting).await.unwrap().unwrap();
+        assert_eq!(client.request("let in").await.unwrap(), "let in");
+        client.close().await;
+        serving.await.unwrap().unwrap();
+        let stats = server.handle().stats();
+        let places = u64::try_from(places).unwrap();
+        assert_eq!((stats.rejected, stats.established), (0, 1), "{stats:?}");
+        assert!(
+            stats.half_open <= places && stats.half_open_dropped >= 200 - places,
+            "{stats:?}"
+        );
+        drop(silent);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_passed_in_is_not_dropped_while_it_has_unread_bytes() {
+    let server = Server::builder(key(1)).max_half_open(1).unbound().unwrap();
+    let serve = |stream| {
+        let handler = |request: Request| async move { Ok(request.into_body()) };
+        Box::pin(server.serve_connection_from(stream, CLIENT.parse().unwrap(), handler))
+    };
+    let ((near, far), (_other, silent)) = (tokio::io::duplex(4096), tokio::io::duplex(4096));
+    let (mut first, mut second) = (serve(far), serve(silent));
+    let moment = Duration::from_millis(10);
+    // The server waits for the first client. Its hello arrives, and is not read.
+    assert!(timeout(moment, &mut first).await.is_err());
+    let client = tokio::spawn(async { Client::builder(key(1)).over(near).await });
+    tokio::time::sleep(moment).await;
+    // The second one needs its place.
+    assert!(timeout(moment, &mut second).await.is_err());
+    let asking = async {
+        let client = client.await.unwrap().unwrap();
+        assert_eq!(client.request("let in").await.unwrap(), "let in");
+        client.close().await;
+    };
+    let (ended, ()) = tokio::join!(first, asking);
+    ended.unwrap();
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 #[ignore = "the part of a test that has a process of its own"]

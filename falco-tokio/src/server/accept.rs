@@ -118,9 +118,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, handlers: &Arc
             biased;
             () = service.registry.stopping() => return,
             Some((socket, peer)) = named.recv() => {
-                if !enter(socket, Some(peer), handlers).await {
-                    return;
-                }
+                enter(socket, Some(peer), handlers).await;
                 continue;
             }
             accepted = listener.accept() => accepted,
@@ -135,9 +133,7 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, handlers: &Arc
                     read = headers.read(socket, peer) => read,
                 };
                 let Some((socket, peer)) = read else { continue };
-                if !enter(socket, peer, handlers).await {
-                    return;
-                }
+                enter(socket, peer, handlers).await;
             }
             Err(error) if is_of_one_connection(&error) => {
                 service.counters.accept_errors.add(1);
@@ -158,26 +154,17 @@ pub(super) async fn until_stopped<H: Handler>(listener: Listener, handlers: &Arc
     }
 }
 
-/// Makes room for a connection, and gives it a task. Returns `false` if the server is stopping.
-async fn enter<H: Handler>(socket: Socket, peer: Option<SocketAddr>, handlers: &Arc<Handlers<H>>) -> bool {
-    let service = &handlers.service;
-    let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
-    // Room is made only now, when it is certain that a connection needs a place.
-    tokio::select! {
-        biased;
-        () = service.registry.stopping() => return false,
-        () = service.registry.room(source) => {}
-    }
-    match admit(socket, (peer, source), handlers) {
+/// Makes room for a connection, and gives it a task.
+async fn enter<H: Handler>(socket: Socket, peer: Option<SocketAddr>, handlers: &Arc<Handlers<H>>) {
+    match admit(socket, peer, handlers).await {
         Ok(Some(connection)) => drop(tokio::spawn(ConnectionTask(Box::new(connection)))),
         Ok(None) => {}
         Err(error) => {
-            if let Some(left_out) = service.warnings.setup.due() {
+            if let Some(left_out) = handlers.service.warnings.setup.due() {
                 warn!(%error, left_out, "a connection could not be set up");
             }
         }
     }
-    true
 }
 
 /// A connection on a stream that was not accepted here.
@@ -194,44 +181,63 @@ pub(super) fn guest<H: Handler>(
     Ok(connection(socket, machine, control, place, handlers))
 }
 
-/// A connection on a stream that was not accepted here, which counts as if it had been. `None` if
-/// there is no place for it, or the server is stopping.
-pub(super) fn counted_guest<H: Handler>(
+/// A connection on a stream that was not accepted here, which counts as if it had been. Streams
+/// wait for a place one after the other, as in a listener's backlog. `None` if there is no place
+/// for it, too many others wait, or the server is stopping.
+pub(super) async fn counted_guest<H: Handler>(
     stream: impl Stream + 'static,
     peer: SocketAddr,
     handlers: &Arc<Handlers<H>>,
 ) -> io::Result<Option<Connection<H>>> {
     let service = &handlers.service;
     service.counters.accepted.add(1);
-    let source = Source::of(peer.ip(), service.source_prefix);
-    let socket = Socket::Other(Box::new(stream));
-    admit(socket, (Some(peer), source), handlers)
+    let Some(_turn) = service.registry.turn().await else {
+        reject(service, Some(peer));
+        return Ok(None);
+    };
+    admit(Socket::Other(Box::new(stream)), Some(peer), handlers).await
 }
 
-fn admit<H: Handler>(
+/// Waits for a place for a connection. `None` if there is none, or the server is stopping.
+async fn admit<H: Handler>(
     socket: Socket,
-    (peer, source): (Option<SocketAddr>, Source),
+    peer: Option<SocketAddr>,
     handlers: &Arc<Handlers<H>>,
 ) -> io::Result<Option<Connection<H>>> {
     let service = &handlers.service;
-    let machine = machine(service, handlers.take_streams())?;
-    let control = Arc::new(Control::new(peer));
-    match service.registry.admit(&control, source) {
-        Admitted::As { number } => {
-            let place = Place::new(number);
-            Ok(Some(connection(socket, machine, control, place, handlers)))
+    let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
+    loop {
+        // Room is made only now, when it is certain that a connection needs a place.
+        tokio::select! {
+            biased;
+            () = service.registry.stopping() => return Ok(None),
+            () = service.registry.room(source) => {}
         }
-        Admitted::Full => {
-            service.counters.rejected.add(1);
-            if let Some(left_out) = service.warnings.no_place.due() {
-                warn!(
-                    peer = peer.map(tracing::field::display),
-                    left_out, "closed a connection at once: there is no place for it"
-                );
+        let machine = machine(service, handlers.take_streams())?;
+        let control = Arc::new(Control::new(peer));
+        match service.registry.admit(&control, source) {
+            Admitted::As { number } => {
+                let place = Place::new(number);
+                return Ok(Some(connection(socket, machine, control, place, handlers)));
             }
-            Ok(None)
+            Admitted::Wait => {}
+            Admitted::Full => {
+                reject(service, peer);
+                return Ok(None);
+            }
+            Admitted::Stopping => return Ok(None),
         }
-        Admitted::Stopping => Ok(None),
+    }
+}
+
+/// Counts and logs a connection that is closed at once.
+fn reject(service: &Service, peer: Option<SocketAddr>) {
+    service.counters.rejected.add(1);
+    if let Some(left_out) = service.warnings.no_place.due() {
+        warn!(
+            peer = peer.map(tracing::field::display),
+            left_out, "closed a connection at once: there is no place for it"
+        );
     }
 }
 

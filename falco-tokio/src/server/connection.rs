@@ -147,12 +147,13 @@ impl<H: Handler> Connection<H> {
         // The hello may have arrived since the connection was selected.
         if signals.make_room && self.handlers.service.registry.is_selected(self.place.number()) {
             // If there are bytes that this side has not read yet, the client is not late.
-            if !self.line.stream().lies_unread() {
+            if !self.line.has_arrived(cx) {
                 self.handlers.service.counters.half_open_dropped.add(1);
                 self.ended = true;
                 return Some(Cut::ForAnother);
             }
             self.handlers.service.registry.keep(self.place.number());
+            self.settled = 0;
         }
         signals.cut
     }

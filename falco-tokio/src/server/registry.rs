@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use falco_core::mux::{Admission, AdmissionLimits, MustLeave, Room, Source};
 use falco_core::{CloseReason, KeyId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::control::Control;
 use super::place::Place;
 use crate::clock::Clock;
+
+/// How many streams that the accept loop has not accepted may wait for a place: as many as
+/// connections in the listener's backlog.
+const MAX_WAITING: usize = 4096;
 
 #[derive(Debug)]
 struct State {
@@ -36,6 +40,10 @@ pub(crate) struct Registry {
     /// handshake. While the accept loop waits, also notified when a half-open connection may be
     /// dropped.
     changed: Notify,
+    /// The turn of the streams that wait for a place and that the accept loop has not accepted.
+    turn: Semaphore,
+    /// How many more of them may wait, or have their turn.
+    waiting: Semaphore,
 }
 
 /// Whether a connection is accepted.
@@ -43,6 +51,8 @@ pub(crate) struct Registry {
 pub(crate) enum Admitted {
     /// The connection is accepted.
     As { number: u64 },
+    /// Another one has taken its place: it has to wait for [`room`](Registry::room) again.
+    Wait,
     /// It is not accepted: the limit on connections, or that of its source, is reached.
     Full,
     /// The server is stopping.
@@ -62,6 +72,8 @@ impl Registry {
             }),
             clock,
             changed: Notify::new(),
+            turn: Semaphore::new(1),
+            waiting: Semaphore::new(MAX_WAITING),
         }
     }
 
@@ -70,8 +82,15 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection from the accept loop, and drops half-open connections to make room for
-    /// later ones.
+    /// Waits for the turn of a stream that the accept loop has not accepted. `None` if
+    /// [`MAX_WAITING`] of them are here.
+    pub(crate) async fn turn(&self) -> Option<(SemaphorePermit<'_>, SemaphorePermit<'_>)> {
+        let waiting = self.waiting.try_acquire().ok()?;
+        Some((self.turn.acquire().await.ok()?, waiting))
+    }
+
+    /// Adds a connection that was accepted, and drops half-open connections to make room for later
+    /// ones.
     pub(crate) fn admit(&self, control: &Arc<Control>, source: Source) -> Admitted {
         let mut state = self.lock();
         if state.admission.is_stopping() {
@@ -79,7 +98,10 @@ impl Registry {
         }
         let number = state.next;
         let Some(selected) = state.admission.admit(number, source, self.clock.now()) else {
-            return Admitted::Full;
+            return match state.admission.room() {
+                Room::Wait => Admitted::Wait,
+                Room::Free | Room::Full => Admitted::Full,
+            };
         };
         state.insert(control);
         let selected: Vec<_> = selected.filter_map(|number| state.control(Some(number))).collect();
@@ -362,7 +384,7 @@ mod tests {
     async fn a_connection_is_dropped_only_while_the_server_waits_for_it_and_another_for_its_place() {
         let registry = registry(10, 2);
         let (zero, one) = (admit(&registry), admit(&registry));
-        assert!(matches!(registry.admit(&zero, Source::NONE), Admitted::Full));
+        assert!(matches!(registry.admit(&zero, Source::NONE), Admitted::Wait));
         // The server has not read what they have sent.
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!has_room(&registry).await);
@@ -383,6 +405,27 @@ mod tests {
         end(&registry, 1);
         assert!(has_room(&registry).await);
         assert_eq!(registry.counts(), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_wait_for_their_turn_and_not_too_many_of_them() {
+        let registry = Arc::new(registry(10, 2));
+        let first = registry.turn().await;
+        assert!(first.is_some());
+        let others: Vec<_> = (1..MAX_WAITING)
+            .map(|_| {
+                let registry = Arc::clone(&registry);
+                tokio::spawn(async move { registry.turn().await.is_some() })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(registry.turn().await.is_none());
+        assert!(others.iter().all(|other| !other.is_finished()), "one at a time");
+        drop(first);
+        for other in others {
+            assert!(other.await.unwrap_or_default());
+        }
+        assert!(registry.turn().await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
