@@ -34,7 +34,7 @@ use crate::wipe::with_stack_wiped;
 
 /// The state of one connection. [`ClientConnection`](crate::ClientConnection) drives it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
-pub struct ClientSession<T, C: Crypto> {
+pub struct ClientSession<T: RequestTable, C: Crypto> {
     pub(super) base: Base<Handshake, C::Aead>,
     pub(super) requests: Requests<T>,
     keep_alive: KeepAlive,
@@ -48,7 +48,7 @@ pub struct ClientSession<T, C: Crypto> {
 }
 
 /// The requests in flight.
-pub(super) struct Requests<T> {
+pub(super) struct Requests<T: RequestTable> {
     pub(super) table: T,
     /// The last request that has begun.
     pub(super) begun: u32,
@@ -60,7 +60,7 @@ pub(super) struct Requests<T> {
     /// Requests with a pending CANCEL.
     pub(super) cancels: usize,
     #[cfg(feature = "streams")]
-    pub(super) streams: Streams,
+    pub(super) streams: Streams<T::Due>,
 }
 
 pub(super) enum Handshake {
@@ -474,7 +474,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     }
 }
 
-impl<T, C: Crypto> fmt::Debug for ClientSession<T, C> {
+impl<T: RequestTable, C: Crypto> fmt::Debug for ClientSession<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut session = f.debug_struct("ClientSession");
         session

@@ -31,14 +31,14 @@ use crate::wipe::with_stack_wiped;
 
 /// The state of one connection. [`ServerConnection`](crate::ServerConnection) drives it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
-pub struct ServerSession<T, C: Crypto> {
+pub struct ServerSession<T: RequestTable, C: Crypto> {
     pub(super) base: Base<Handshake, C::Aead>,
     key_id: Option<KeyId>,
     pub(super) requests: Requests<T>,
 }
 
 /// The requests of a connection, and their limits.
-pub(super) struct Requests<T> {
+pub(super) struct Requests<T: RequestTable> {
     pub(super) table: T,
     /// The last request that has begun, admitted or not.
     pub(super) begun: u32,
@@ -57,7 +57,7 @@ pub(super) struct Requests<T> {
     pub(super) lost: u32,
     pub(super) lifetime: Span,
     #[cfg(feature = "streams")]
-    pub(super) streams: Streams,
+    pub(super) streams: Streams<T::Due>,
 }
 
 pub(super) enum Handshake {
@@ -490,7 +490,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     }
 }
 
-impl<T, C: Crypto> fmt::Debug for ServerSession<T, C> {
+impl<T: RequestTable, C: Crypto> fmt::Debug for ServerSession<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut session = f.debug_struct("ServerSession");
         session

@@ -10,7 +10,7 @@ use super::Broken;
 use super::layout::{FRAME_HEAD, OPEN, RECORD_OVERHEAD, TOTAL, kind};
 use super::link::Link;
 use super::mark;
-use super::table::{Cancel, RequestSlot, RequestTable};
+use super::table::{Cancel, Due, RequestSlot, RequestTable};
 use super::writer::Writer;
 use crate::crypto::Crypto;
 use crate::error::{ConnectionError, OutputTooSmall, SealError};
@@ -38,11 +38,9 @@ pub(super) mod flag {
 const MAX_CREDIT: u32 = (1 << 31) - 1;
 /// The least part of an open body that is worth a frame at the end of a record.
 const LEAST_PART: usize = 256;
-/// How many of the bodies with a pending CREDIT are remembered. The others are searched for.
-const RECENT: usize = 8;
 
 /// What the open bodies of a connection share.
-pub(super) struct Streams {
+pub(super) struct Streams<D> {
     /// Bytes of the window that this side gives to each open body. 0: it takes none.
     pub(super) window: u32,
     /// Bytes of the window that the peer gives. 0: it takes no open bodies.
@@ -55,8 +53,8 @@ pub(super) struct Streams {
     pub(super) ended: bool,
     /// How many CREDITs are pending.
     pending: u16,
-    /// Requests of some of them; 0 is none.
-    recent: [u32; RECENT],
+    /// Their requests.
+    due: D,
 }
 
 impl RequestSlot {
@@ -91,8 +89,8 @@ impl RequestSlot {
     }
 }
 
-impl Streams {
-    pub(super) const fn new(window: u32, max_open: u16) -> Self {
+impl<D: Due> Streams<D> {
+    pub(super) fn new(window: u32, max_open: u16) -> Self {
         Self {
             window,
             their_window: 0,
@@ -100,7 +98,7 @@ impl Streams {
             open: 0,
             ended: false,
             pending: 0,
-            recent: [0; RECENT],
+            due: D::default(),
         }
     }
 
@@ -148,9 +146,7 @@ impl Streams {
         if due && !slot.has(flag::PENDING) {
             slot.set(flag::PENDING);
             self.pending += 1;
-            if let Some(place) = self.recent.iter_mut().find(|id| **id == 0) {
-                *place = slot.id;
-            }
+            self.due.note(slot.id);
         }
     }
 
@@ -185,24 +181,21 @@ impl Streams {
 
     /// Writes pending CREDITs.
     #[inline]
-    pub(super) fn write_credits<T: RequestTable>(&mut self, table: &mut T, writer: &mut Writer<'_, '_>) {
+    pub(super) fn write_credits<T: RequestTable<Due = D>>(&mut self, table: &mut T, writer: &mut Writer<'_, '_>) {
         if self.pending > 0 {
             self.write_all_credits(table, writer);
         }
     }
 
     #[cold]
-    fn write_all_credits<T: RequestTable>(&mut self, table: &mut T, writer: &mut Writer<'_, '_>) {
-        for id in core::mem::take(&mut self.recent) {
-            if let Some(slot) = super::table::find(table, id)
-                && !self.write_credit(slot, writer)
-            {
-                return;
-            }
-        }
-        if self.pending == 0 {
+    fn write_all_credits<T: RequestTable<Due = D>>(&mut self, table: &mut T, writer: &mut Writer<'_, '_>) {
+        let mut due = core::mem::take(&mut self.due);
+        let all = due.each(|id| super::table::find(table, id).is_none_or(|slot| self.write_credit(slot, writer)));
+        self.due = due;
+        if !all || self.pending == 0 {
             return;
         }
+        // Those that were not noted.
         for slot in table.iter_mut() {
             if !self.write_credit(slot, writer) || self.pending == 0 {
                 return;

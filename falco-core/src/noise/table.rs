@@ -89,6 +89,9 @@ impl RequestSlot {
 /// A place is valid until the next call of `push` or `remove`.
 #[allow(unnameable_types, reason = "this seals the trait")]
 pub trait RequestTable {
+    #[cfg(feature = "streams")]
+    type Due: Due;
+
     fn empty() -> Self;
 
     /// How many requests there can be.
@@ -144,6 +147,9 @@ impl<const N: usize> FixedTable<N> {
 }
 
 impl<const N: usize> RequestTable for FixedTable<N> {
+    #[cfg(feature = "streams")]
+    type Due = [u32; due::FIXED];
+
     fn empty() -> Self {
         Self {
             slots: [RequestSlot::EMPTY; N],
@@ -268,6 +274,9 @@ impl HeapTable {
 
 #[cfg(feature = "alloc")]
 impl RequestTable for HeapTable {
+    #[cfg(feature = "streams")]
+    type Due = alloc::vec::Vec<u32>;
+
     fn empty() -> Self {
         Self {
             slots: alloc::vec::Vec::new(),
@@ -350,9 +359,14 @@ impl RequestTable for HeapTable {
     }
 }
 
+#[cfg(feature = "streams")]
+mod due;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests;
+
+#[cfg(feature = "streams")]
+pub(super) use due::Due;
 
 /// The request `id`, if it is in flight.
 #[inline]

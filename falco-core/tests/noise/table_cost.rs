@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Instant as Clock;
 
 use crate::common::noise::{
-    AtClient, AtServer, BEGIN, CANCEL, CLOSE, MESSAGE, PING, ServerKeys, at_client_with, at_server, begin, honest,
+    AtClient, AtServer, BEGIN, CANCEL, CLOSE, CREDIT, MESSAGE, OPEN, PART, PING, ServerKeys, at_client_with, at_server,
+    begin, honest,
 };
 use falco_core::mux::{Budget, ServerMux, ServerStep};
 use falco_core::testing::{NoSecurity, RawPeer, raw_frame, raw_settings};
@@ -305,4 +306,63 @@ fn give_up(count: u32) -> Duration {
 #[test]
 fn requests_that_are_given_up_together_cost_the_same_each() {
     assert_linear(give_up);
+}
+
+/// How many CREDITs are pending at once.
+const CREDITS: u32 = 100;
+
+/// A server with `count` requests that have arrived in part, and behind them open ones whose
+/// handlers wait for more.
+fn half_received_and_open(count: u32) -> AtServer {
+    let settings = Settings::new().with_max_in_flight(u16::MAX).unwrap();
+    let mut rig = at_server(&settings.with_streams(1, u16::MAX));
+    let ids: Vec<_> = (1..=count).collect();
+    for ids in ids.chunks(FRAMES) {
+        let frames = ids.iter().flat_map(|id| raw_frame(BEGIN, *id, &begin(2, b"a")));
+        rig.receive(&frames.collect::<Vec<_>>());
+    }
+    let open = (count + 1..=count + CREDITS).flat_map(|id| raw_frame(BEGIN, id, &begin(OPEN, b"")));
+    rig.receive(&open.collect::<Vec<_>>());
+    assert_eq!(rig.machine.in_flight(), ids.len() + usize::try_from(CREDITS).unwrap());
+    rig
+}
+
+/// How long it takes to seal CREDITs for open requests of which a byte each was taken, into outputs
+/// that have few of them.
+fn seal_credits(rig: &mut AtServer, count: u32) -> Duration {
+    let ids = count + 1..=count + CREDITS;
+    let parts = ids.clone().flat_map(|id| raw_frame(PART, id, b"a"));
+    rig.receive(&parts.collect::<Vec<_>>());
+    for id in ids.clone() {
+        rig.machine.credit(rig.ids[&id], 1, true).unwrap();
+    }
+    let began = Clock::now();
+    let mut out = [0; 150];
+    loop {
+        let length = rig.machine.poll_transmit(rig.now, &mut out).unwrap();
+        if length == 0 {
+            break;
+        }
+        rig.out.extend_from_slice(&out[..length]);
+    }
+    let took = began.elapsed();
+    let sent: Vec<_> = rig.opened().into_iter().map(|(kind, id, _)| (kind, id)).collect();
+    assert_eq!(sent, ids.map(|id| (CREDIT, id)).collect::<Vec<_>>());
+    took
+}
+
+#[test]
+fn a_credit_costs_the_same_however_many_requests_are_half_received() {
+    let mut sides = [8, MANY - CREDITS].map(|count| (half_received_and_open(count), count, Duration::MAX));
+    for _ in 0..ROUNDS {
+        for (rig, count, best) in &mut sides {
+            *best = (*best).min(seal_credits(rig, *count));
+        }
+        let [few, many] = [sides[0].2, sides[1].2];
+        println!("{CREDITS} CREDITs with 8 and 65,434 requests: {few:?}, {many:?}");
+        if many < 5 * few {
+            return;
+        }
+    }
+    panic!("with many requests they cost more");
 }

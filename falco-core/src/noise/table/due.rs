@@ -1,0 +1,49 @@
+//! Which requests have a pending CREDIT.
+
+/// How many requests a fixed list has. The table is searched for the others, and for those for
+/// which an output had no room.
+pub(super) const FIXED: usize = 8;
+
+/// The requests that have a pending CREDIT, or had one.
+#[allow(unnameable_types, reason = "this seals the trait")]
+pub trait Due: Default {
+    /// Adds a request, or leaves it to a search.
+    fn note(&mut self, id: u32);
+
+    /// Calls `write` for each request until that returns `false`. Returns whether it never did.
+    fn each(&mut self, write: impl FnMut(u32) -> bool) -> bool;
+}
+
+/// 0 is none.
+impl Due for [u32; FIXED] {
+    fn note(&mut self, id: u32) {
+        if let Some(place) = self.iter_mut().find(|id| **id == 0) {
+            *place = id;
+        }
+    }
+
+    fn each(&mut self, write: impl FnMut(u32) -> bool) -> bool {
+        core::mem::take(self).into_iter().all(write)
+    }
+}
+
+/// Has all of them, so that nothing is searched.
+#[cfg(feature = "alloc")]
+impl Due for alloc::vec::Vec<u32> {
+    fn note(&mut self, id: u32) {
+        self.push(id);
+    }
+
+    fn each(&mut self, write: impl FnMut(u32) -> bool) -> bool {
+        let Some(full) = self.iter().copied().map(write).position(|wrote| !wrote) else {
+            // An idle connection keeps room for a few.
+            if self.capacity() > FIXED {
+                *self = Self::new();
+            }
+            self.clear();
+            return true;
+        };
+        self.drain(..full);
+        false
+    }
+}
