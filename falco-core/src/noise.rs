@@ -43,11 +43,11 @@
 //! |---|---|---|---|---|
 //! | 1 | MESSAGE | the message | both | a request or an answer, whole |
 //! | 2 | BEGIN | total u32, first part | both | the same, in parts |
-//! | 3 | PART | next part | both | |
+//! | 3 | PART | next part | both | continues a BEGIN |
 //! | 4 | REFUSE | code | server | the end of a request without an answer |
 //! | 5 | CANCEL | none | client | the answer is not wanted |
-//! | 6 | PING | 8 bytes | both | |
-//! | 7 | PONG | the same 8 bytes | both | |
+//! | 6 | PING | 8 bytes | both | asks for a PONG |
+//! | 7 | PONG | the same 8 bytes | both | answers a PING |
 //! | 8 | CLOSE | code | both | 0 done, 1 idle, 2 shutting down, 3 key retired, 4 protocol error |
 //!
 //! With the feature `streams` there are two more: END (9) is the last frame of an open body, whose

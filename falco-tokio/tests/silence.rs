@@ -1,5 +1,5 @@
-//! Servers that are lost or silent: what a ping and a close come to. The file of the same name
-//! in falco-std has the same tests.
+//! How pings and closing end if the server is lost or silent. The file of the same name in
+//! falco-std has the same tests.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -161,7 +161,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.machine.close(now, reason);
     }
 
-    /// Lets an established connection drain once it is `age` old, give or take a tenth: it is
+    /// Lets an established connection drain once it is `age` old, plus or minus a tenth: it is
     /// closed as [`CloseReason::ShuttingDown`], and its client continues on another connection.
     /// `below` returns a random number that is less than its argument, so that connections which
     /// began together do not end together. Does nothing on the classic wire, which has no CLOSE.

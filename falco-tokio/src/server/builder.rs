@@ -257,10 +257,9 @@ impl ServerBuilder {
         self
     }
 
-    /// How old a connection gets, give or take a tenth, before it drains: without a limit by
-    /// default. Its requests complete, and its client continues on a new connection, without an
-    /// error. So clients move to other servers behind a load balancer. The classic wire has no such
-    /// limit.
+    /// The age at which a connection drains, plus or minus a tenth. No limit by default. Its
+    /// requests complete, and its client continues on a new connection, without an error. So
+    /// clients move to other servers behind a load balancer. The classic wire has no such limit.
     pub const fn max_connection_age(mut self, age: Duration) -> Self {
         self.max_connection_age = Some(age);
         self

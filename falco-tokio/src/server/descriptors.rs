@@ -3,13 +3,12 @@
 use falco_core::mux::AdmissionLimits;
 use tracing::warn;
 
-/// Connections whose header of a proxy was not read yet get at most the descriptors divided by
-/// this.
+/// Connections whose PROXY header has not been read get at most one in this many descriptors.
 const HEADERS_PART: usize = 4;
 
 /// The limits on connections, lowered so that the process has enough descriptors. Also returns how
-/// many of the wanted `headers` there may be: connections that do not count yet, because the header
-/// of their proxy is to be read.
+/// many of the wanted `headers` there may be: connections that do not count yet, because their PROXY
+/// header has not been read.
 pub(super) fn divide(wanted: AdmissionLimits, headers: usize, raise: bool) -> (AdmissionLimits, usize) {
     let Some(available) = available(wanted.max_connections.saturating_add(headers), raise) else {
         return (wanted, headers);

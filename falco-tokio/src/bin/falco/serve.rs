@@ -87,9 +87,9 @@ pub(crate) struct Args {
     /// header. May be given more than once
     #[arg(long, value_name = "NETWORK", value_parser = values::network)]
     trust_proxy: Vec<(IpAddr, u8)>,
-    /// How old a connection gets, give or take a tenth, before its client has to move to a new one,
-    /// which a load balancer may lead to another server. Requests that take less than
-    /// --lifetime are not affected; a connection of --forward that lasts longer is cut off
+        /// The age at which a connection drains, plus or minus a tenth. Its client then connects again,
+    /// and a load balancer may select another server. Requests that take less than --lifetime do
+    /// not fail; a connection of --forward that lasts longer is cut off
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     max_connection_age: Option<Duration>,
     /// How many requests of one connection may be in flight at once
@@ -311,8 +311,8 @@ fn serve(server: Server, exec: Option<Arc<Exec>>, targets: Option<Arc<Targets>>)
     tokio::spawn(server.serve_streams(handler, streams))
 }
 
-/// Once the server has several keys, one of them is not to take all commands or connections. The
-/// classic wire has another one.
+/// Divides commands and connections among keys once the server has several keys, so that one key
+/// cannot take all. The key of the classic wire counts as well.
 fn sharing(exec: Option<Arc<Exec>>, targets: Option<Arc<Targets>>, with_classic: bool) -> impl Fn(&Keys) {
     move |keys| {
         if keys.count() + usize::from(with_classic) < 2 {

@@ -29,9 +29,9 @@ impl ClientWire {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Target {
-    /// The server: HOST, HOST:PORT or unix:PATH; the port is 4287 if none is given. Of several,
-    /// with commas between them, any will do: one that cannot be reached is not tried again for a
-    /// while (back-off)
+        /// The server: HOST, HOST:PORT or unix:PATH; the port is 4287 if none is given. Several servers
+    /// are separated by commas: one that cannot be reached is not tried again for a while
+    /// (back-off), and the next one is used
     pub(crate) address: Servers,
     #[command(flatten)]
     pub(crate) key: KeyArgs,

@@ -56,7 +56,7 @@ impl FromStr for Address {
     }
 }
 
-/// One server, or several, of which any will do.
+/// One server, or several servers, one of which is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Servers {
     One(Address),
