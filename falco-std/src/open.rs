@@ -167,7 +167,7 @@ pub struct SendStream {
 impl SendStream {
     /// Sends bytes, once there is room for them: at most about 128 KiB of a body are on their way
     /// to the socket, and beyond the window of the other side nothing is sent before it has read
-    /// something. A body that the other side does not read holds up no other.
+    /// something. A body that the other side does not read does not block others.
     ///
     /// What waits at a server counts with its length as an answer. Unused memory that a chunk keeps
     /// besides its bytes does not count, and is freed if it is much.
@@ -179,7 +179,7 @@ impl SendStream {
         self.pipe.send(bytes.into())
     }
 
-    /// Ends the body: the other side learns that it is whole.
+    /// Ends the body. Only then is it complete for the other side.
     ///
     /// # Errors
     /// As for [`send`](Self::send). Repeated calls do nothing.
@@ -270,8 +270,8 @@ impl Read for RecvStream {
         if buf.is_empty() {
             return Ok(0);
         }
-        // After an error this returns it again, so that nobody takes a body that was cut off for a
-        // whole one.
+        // After an error this returns it again, so that a body that was cut off never looks
+        // complete.
         self.pipe.read(buf).unwrap_or(Ok(0)).map_err(io_error)
     }
 }

@@ -56,7 +56,7 @@ mod facade {
             self.0.decrement(1.0);
         }
 
-        /// Up by one until what is returned is dropped.
+        /// Increments the gauge until the returned value is dropped.
         pub(crate) fn counted(&self) -> super::Up {
             super::Up::new(self.clone())
         }
@@ -178,7 +178,7 @@ mod nothing {
     }
 }
 
-/// One more in a gauge, until this is dropped.
+/// Increments a gauge until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Up(Gauge);
 

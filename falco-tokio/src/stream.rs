@@ -156,8 +156,8 @@ impl SendStream {
         self.pipe.send(bytes.into())
     }
 
-    /// Ends the body: the other side learns that it is whole. Repeated calls do nothing, and so
-    /// does a call after a whole answer has arrived.
+    /// Ends the body. Only then is it complete for the other side. Repeated calls do nothing, and
+    /// so does a call after a whole answer has arrived.
     ///
     /// # Errors
     /// As for [`send`](Self::send).

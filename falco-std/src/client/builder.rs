@@ -146,8 +146,7 @@ impl ClientBuilder {
 
     /// Whether requests that wait for a connection fail with the first failed attempt. By default
     /// they wait for further attempts within their time limit. After a failed attempt the client
-    /// then continues to connect on a separate thread although no request waits, so that it has
-    /// a
+    /// then continues to connect on a separate thread although no request waits, so that it has a
     /// connection as soon as the server is back.
     pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;

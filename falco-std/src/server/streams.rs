@@ -68,8 +68,8 @@ impl StreamRequest {
     /// [age](crate::ServerBuilder::max_connection_age), the key of the client was
     /// [retired](crate::Handle::retire_key), or the client closes. A handler that would run for
     /// long, such as that of a subscription, should then finish its answer. If it does not, it is
-    /// cut off: when the time for a shutdown is over, otherwise one lifetime after the last sign of
-    /// life. Also true if the connection has ended.
+    /// cut off one lifetime after its connection began to close, or earlier when the time for a
+    /// shutdown is over. Also true if the connection has ended.
     ///
     /// A handler that waits in [`body`](Self::body) is not woken for that.
     #[must_use]

@@ -7,8 +7,8 @@ use tracing::warn;
 const HEADERS_PART: usize = 4;
 
 /// The limits on connections, lowered so that the process has enough descriptors. Also returns how
-/// many of the wanted `headers` there may be: connections that do not count yet, because their PROXY
-/// header has not been read.
+/// many of the wanted `headers` there may be: connections that do not count yet, because their
+/// PROXY header has not been read.
 pub(super) fn divide(wanted: AdmissionLimits, headers: usize, raise: bool) -> (AdmissionLimits, usize) {
     let Some(available) = available(wanted.max_connections.saturating_add(headers), raise) else {
         return (wanted, headers);

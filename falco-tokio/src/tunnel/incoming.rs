@@ -77,8 +77,7 @@ async fn read_target(request: StreamRequest) -> io::Result<Incoming> {
 }
 
 impl Incoming {
-    /// The name of the target that the client wants. What it means is for the server alone to
-    /// decide.
+    /// The name of the target that the client wants. The server decides what it means.
     #[must_use]
     pub fn target(&self) -> &str {
         &self.target
@@ -187,7 +186,8 @@ impl Incoming {
 /// The error of the target's socket, once it has failed.
 type Failure = SetOnce<io::Error>;
 
-/// Waits until the last bytes of a target whose socket has failed were to be sent.
+/// Waits until the socket of the target has failed, and then for as long as its last bytes may take
+/// to be sent.
 async fn late(failure: &Failure) {
     failure.wait().await;
     // Boxed, so that an idle tunnel has no memory for it.
@@ -199,7 +199,7 @@ struct Target<'t> {
     answer: &'t mut SendStream,
     failure: &'t Failure,
     idle: &'t Idle,
-    /// The client was told that the bytes of the target are complete.
+    /// The answer was finished: the client knows that the bytes of the target are complete.
     ended: bool,
 }
 
@@ -216,7 +216,8 @@ impl Target<'_> {
                     sent += length_of(&piece).saturating_sub(4);
                     self.send(reads, piece).await?;
                 }
-                // Behind the last bytes of a socket that has failed, an end may be read.
+                // After the last bytes of a socket that has failed, a read may return the end of
+                // the stream.
                 Ok(None) if self.failure.initialized() => return Ok(sent),
                 Ok(None) => break,
                 Err(error) => {

@@ -157,7 +157,8 @@ fn the_help_of_each_command_has_examples_and_exit_codes() {
     assert_eq!(run(falco(&["exit-codes"])).good().lines().count(), 8);
 }
 
-/// The first cannot be reached, and the second is stopped later: of several servers any will do.
+/// The first cannot be reached, and the second is stopped later: one reachable server of several is
+/// enough.
 #[test]
 fn one_reachable_server_of_several_is_enough() {
     let (first, second) = (Served::start(&[]), Served::start(&[]));

@@ -1,7 +1,7 @@
 //! The client: refused with a wrong key, then 200 messages from 0 bytes to the limit, a ping, a
 //! lifetime that runs out, a new connection, with the feature `streams` open answers, and an
-//! orderly end. A serial line does not report the
-//! end of the stream, so that a refusal is silence until the handshake times out.
+//! orderly end. A serial line does not report the end of the stream. So a refused handshake is
+//! silence until the handshake times out.
 
 #[cfg(feature = "streams")]
 use core::task::Poll;

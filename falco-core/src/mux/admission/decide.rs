@@ -1,5 +1,5 @@
-//! Decides whether a new connection is admitted, from when a half-open connection ages, and whether
-//! an established connection exceeds a limit.
+//! Decides whether a new connection is admitted, when the age of a half-open connection starts, and
+//! whether an established connection exceeds a limit.
 
 use super::{Admission, HalfOpen, MustLeave, Room, Source, State};
 use crate::message::KeyId;

@@ -1,10 +1,9 @@
 //! The limits on a server's connections.
 
-/// Half-open connections may take at most the descriptors divided by this.
+/// Half-open connections get at most one in this many descriptors.
 const HALF_OPEN_PART: usize = 2;
 
-/// Connections on the classic wire may be at most all connections divided by this, if they have a
-/// limit.
+/// If connections on the classic wire have a limit, they get at most one in this many places.
 const CLASSIC_PART: usize = 2;
 
 /// How many connections a server may have at once.

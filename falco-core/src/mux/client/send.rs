@@ -66,9 +66,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Writes pending output and then requests to the front of `out`, and returns how many bytes to
     /// send. Call it again only when the stream has accepted all of them: if requests are queued
-    /// behind them, that is a sign of life of the server. `failed` receives the requests that can
-    /// never be sent: they are larger than the server reads, and its limit was not known when they
-    /// were accepted.
+    /// behind them, the mux takes that as a sign that the server still reads. `failed` receives the
+    /// requests that can never be sent: they are larger than the server reads, and its limit was
+    /// not known when they were accepted.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.

@@ -239,8 +239,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         streams.is_some_and(|streams| streams.writers.wants(ticket))
     }
 
-    /// A request for which [`wants`](Self::wants) has returned `false`, and whose caller may
-    /// write
+    /// A request for which [`wants`](Self::wants) has returned `false`, and whose caller may write
     /// again, or whose next [`write`](Self::write) fails. Call it after [`recv`](Self::recv),
     /// [`seal`](Self::seal) and [`cancel_open`](Self::cancel_open) until it returns `None`.
     pub fn poll_writable(&mut self) -> Option<u64> {

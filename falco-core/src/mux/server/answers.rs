@@ -79,9 +79,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
     /// send. Call it again only when the stream has accepted all of them. If answers are queued
-    /// behind them, the next call takes this as a sign of life of the client, and restarts the idle
-    /// timeout. Until the next call, output that is longer than a record of the noise wire counts
-    /// as a queued answer, so keep no buffer that is much larger than the output.
+    /// behind them, the next call takes this as a sign that the client still reads, and restarts
+    /// the idle timeout. Until the next call, output that is longer than a record of the noise wire
+    /// counts as a queued answer, so keep no buffer that is much larger than the output.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.

@@ -186,8 +186,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Some(ServerStep::Opened { consumed, id, body })
     }
 
-    /// Refuses an open request as busy that no handler has received: the caller has no room for the
-    /// handler. Only if no [credit](Self::credit) was given for it and no answer has begun.
+    /// Refuses an open request as busy that no handler has received, because the caller has no room
+    /// for its handler. Call it only before [credit](Self::credit) was given for the request and
+    /// before its answer has begun.
     pub fn refuse_open(&mut self, id: RequestId) {
         self.end_handler(id);
         if let Some(streams) = &mut self.streams {
@@ -242,8 +243,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// Seals answers and open answers. Those of one kind have the first turns in one output, those
-    /// of the other in the next, so that many of the one hold up the other for one output.
+    /// Seals answers and open answers. The two kinds take turns at going first, one output each. So
+    /// a long queue of one kind delays the other by at most one output.
     pub(super) fn seal_with_streams(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, SealError> {
         let Some(streams) = &mut self.streams else {
             return Ok(0);
@@ -344,7 +345,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let added = capacity_for(body, length, usize::MAX) - before;
         // The connection knows the limit of one answer.
         let limit = match self.machine.answer(id, length) {
-            // Nothing is sent before an answer is whole, so it is not the client's turn.
+            // Nothing of it is sent before it is whole, so the client cannot make room by reading.
             Ok(_) if added > 0 && queued.saturating_add(added) > bytes(self.max_queued) => {
                 u64::try_from(before).unwrap_or(u64::MAX)
             }
@@ -399,8 +400,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         streams.collected.contains_key(&id.key()) || streams.writers.wants(id.key())
     }
 
-    /// A request for whose handler [`wants`](Self::wants) has returned `false`, and which may write
-    /// again or finds that nothing more is sent. Call it after [`recv`](Self::recv),
+    /// A request for which [`wants`](Self::wants) has returned `false`, and whose handler may write
+    /// again, or whose next [`write`](Self::write) fails. Call it after [`recv`](Self::recv),
     /// [`seal`](Self::seal) and [`refuse`](Self::refuse) until it returns `None`.
     pub fn poll_writable(&mut self) -> Option<RequestId> {
         let key = self.streams.as_mut()?.writers.pop_writable()?;

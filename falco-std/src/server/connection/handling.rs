@@ -56,8 +56,7 @@ where
         self.parked.is_some() && state.is_free() && !self.requests.are_slow()
     }
 
-    /// Runs a handler, or has a worker run it if no place is free. Returns `None` if another
-    /// thread
+    /// Runs a handler, or has a worker run it if no place is free. Returns `None` if another thread
     /// has taken over the connection.
     pub(super) fn handle(self: Box<Self>, job: Job) -> Option<Box<Self>> {
         let parked = Arc::clone(self.parked.as_ref()?);

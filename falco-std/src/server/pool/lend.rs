@@ -19,8 +19,7 @@ pub(in crate::server) trait Standby: Send + Sync {
     /// Whether no other thread has taken over the connection.
     fn waits(&self) -> bool;
 
-    /// Takes over the connection on this thread, if it still waits. Returns when the connection
-    /// has
+    /// Takes over the connection on this thread, if it still waits. Returns when the connection has
     /// ended.
     fn take_over(&self);
 }

@@ -26,8 +26,8 @@ use crate::{log, metrics, output, supervisor};
 /// Listens, and carries each connection over an encrypted one to a target of a server.
 ///
 /// The server runs `falco serve --forward ADDRESS` and connects to the target, such as a database
-/// that does not use FalcoTCP. Programs here connect to --listen as if the target were there.
-/// All connections share a few long-lived ones to the server, so a new one costs no handshake.
+/// that does not use FalcoTCP. Programs here connect to --listen as if the target were there. All
+/// connections share a few long-lived ones to the server, so a new one costs no handshake.
 ///
 /// When it accepts connections, it prints `listening on ADDRESS` to standard output. Ctrl-C or
 /// SIGTERM drains it: it accepts no more connections, and ends when those that it carries have
@@ -69,7 +69,7 @@ pub(crate) struct Args {
     /// default
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     idle_timeout: Option<Duration>,
-        /// How long connections may continue after the first Ctrl-C or SIGTERM
+    /// How long connections may continue after the first Ctrl-C or SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     drain_timeout: Duration,
 }

@@ -43,9 +43,9 @@ use crate::failure::{Code, EXIT_CODES, Failure};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-        /// Logs to standard error what happens on connections; -vv logs more. A server then also logs every
-    /// warning, instead of ten a second of each kind, and all that commands of --exec write to
-    /// their standard error. The variable `RUST_LOG`, such as `warn,falco_tokio=debug`, has
+    /// Logs to standard error what happens on connections; -vv logs more. A server then also logs
+    /// every warning, instead of ten a second of each kind, and all that commands of --exec write
+    /// to their standard error. The variable `RUST_LOG`, such as `warn,falco_tokio=debug`, has
     /// precedence for the levels
     #[arg(long, short, global = true, display_order = 900, action = ArgAction::Count)]
     verbose: u8,

@@ -33,8 +33,8 @@ pub(crate) struct Args {
     /// The file whose content is the message; - is standard input
     #[arg(long, short, value_name = "FILE", conflicts_with = "message")]
     file: Option<PathBuf>,
-        /// Streams the message and the answer, whatever their lengths. For input without an end, such as
-    /// that of `tail -f`. Ctrl-C ends it
+    /// Streams the message and the answer, whatever their lengths. For input without an end, such
+    /// as that of `tail -f`. Ctrl-C ends it
     #[arg(long)]
     stream: bool,
     /// The time limit, from connecting to the last byte of the answer

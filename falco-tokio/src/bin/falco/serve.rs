@@ -87,7 +87,7 @@ pub(crate) struct Args {
     /// header. May be given more than once
     #[arg(long, value_name = "NETWORK", value_parser = values::network)]
     trust_proxy: Vec<(IpAddr, u8)>,
-        /// The age at which a connection drains, plus or minus a tenth. Its client then connects again,
+    /// The age at which a connection drains, plus or minus a tenth. Its client then connects again,
     /// and a load balancer may select another server. Requests that take less than --lifetime do
     /// not fail; a connection of --forward that lasts longer is cut off
     #[arg(long, value_name = "TIME", value_parser = values::some_time)]

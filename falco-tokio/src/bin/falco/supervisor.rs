@@ -1,6 +1,6 @@
 //! What `falco serve` or `falco forward` and its supervisor tell each other, as systemd defines it:
-//! sockets that are passed on, readiness, and a sign of life. Without a supervisor, nothing
-//! happens.
+//! sockets that are passed on, readiness, and keep-alives for the watchdog. Without a supervisor,
+//! nothing happens.
 
 #[cfg(not(unix))]
 pub(crate) use self::none::{ready, reloading, stopping, watch};
@@ -70,8 +70,8 @@ mod systemd {
         tell(&[NotifyState::Stopping]);
     }
 
-    /// Gives the supervisor signs of life, if it wants them. Never returns. It is a task of its
-    /// own, so that it stops if the runtime does.
+    /// Sends keep-alives to the supervisor's watchdog, if it has one. Never returns. Run it on a
+    /// separate task, so that it stops if the runtime does.
     pub(crate) async fn watch() {
         let Some(limit) = sd_notify::watchdog_enabled() else {
             return core::future::pending().await;

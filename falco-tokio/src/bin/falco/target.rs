@@ -29,7 +29,7 @@ impl ClientWire {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Target {
-        /// The server: HOST, HOST:PORT or unix:PATH; the port is 4287 if none is given. Several servers
+    /// The server: HOST, HOST:PORT or unix:PATH; the port is 4287 if none is given. Several servers
     /// are separated by commas: one that cannot be reached is not tried again for a while
     /// (back-off), and the next one is used
     pub(crate) address: Servers,
