@@ -96,7 +96,7 @@ fn a_key_has_at_most_as_many_connections_as_it_may() {
     first.end().good();
     let ended = server.stop();
     assert!(
-        ended.err.contains("as many connections as it may have"),
+        ended.err.contains("its key has reached its limit of connections"),
         "{}",
         ended.err
     );
