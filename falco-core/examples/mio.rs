@@ -1,5 +1,5 @@
-//! A server in an event loop of one's own: `mio` says which sockets are ready, one thread does
-//! everything, and the core decides what the bytes mean.
+//! A server in an event loop of one's own: `mio` reports which sockets are ready, one thread does
+//! all work, and the core interprets the bytes.
 //!
 //! `FALCO_KEY=<64 hexadecimal digits> cargo run --example mio -- 127.0.0.1:4287`
 #![allow(

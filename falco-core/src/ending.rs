@@ -28,9 +28,9 @@ pub enum LastStep {
 /// most one second ([`LINGER`](crate::Settings::LINGER)). The stream is closed at once if the end
 /// is not [graceful](ConnectionError::is_graceful).
 ///
-/// An unauthenticated peer gets no time, but its stream is not reset either: a peer that sees an
-/// end of the stream and no reset can know that nothing was processed. So the caller drops the
-/// bytes that have arrived before it closes the stream.
+/// An unauthenticated peer gets no time, but its stream is not reset either: a peer that reads an
+/// end of the stream, and not a reset, can conclude that nothing was processed. So the caller drops
+/// the bytes that have arrived before it closes the stream.
 ///
 /// ```
 /// use core::time::Duration;

@@ -191,7 +191,7 @@ impl fmt::Display for ConnectionError {
 
 impl core::error::Error for ConnectionError {}
 
-/// All that is known of a request whose connection has gone before it completed.
+/// What is known of a request whose connection ended before it completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LostRequest {
@@ -202,11 +202,11 @@ pub struct LostRequest {
 }
 
 impl LostRequest {
-    /// The connection was dropped and could not report what became of the request, for example
+    /// The connection was dropped and could not report the outcome of the request, for example
     /// because its stream panicked or its runtime was shut down.
     pub const DROPPED: Self = Self::after(ConnectionError::Closed);
 
-    /// The connection has ended with `end`, and nobody knows how far the request has come.
+    /// The connection has ended with `end`, and it is not known whether the request was processed.
     #[must_use]
     pub const fn after(end: ConnectionError) -> Self {
         let fate = Fate::MaybeProcessed;

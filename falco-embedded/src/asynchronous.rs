@@ -75,7 +75,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         (self.reader, self.writer, self.timer)
     }
 
-    /// Whether a handler may begin now. The connection goes on while it runs.
+    /// Whether a handler may begin now. The connection is driven while it runs.
     #[allow(clippy::unused_self, reason = "the blocking transport flushes the stream here")]
     const fn may_begin_handler<H: ServerKeyRef, B: Buffers, M: Buffers>(&self, _: &BufferedServer<H, B, M>) -> bool {
         true
@@ -135,8 +135,8 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         }
     }
 
-    /// Waits until bytes were moved, until `until`, or until the connection's deadline. Then does
-    /// what is due.
+    /// Waits until bytes were moved, until `until`, or until the connection's deadline. Then
+    /// handles the deadlines that have passed.
     async fn wait<Side: Role, H: KeyRef<Side>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<Side, H, B>,
@@ -190,7 +190,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         } else if !came {
             self.take_write_error(connection)?;
         }
-        // What has come is processed before a deadline applies.
+        // What has arrived is processed before a deadline applies.
         if !came {
             connection.handle_timeout(now);
         }

@@ -126,8 +126,8 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
         self.write_error.is_none()
     }
 
-    /// Waits until bytes were moved, until `until`, or until the connection's deadline. Then does
-    /// what is due.
+    /// Waits until bytes were moved, until `until`, or until the connection's deadline. Then
+    /// handles the deadlines that have passed.
     fn wait<R: Role, H: KeyRef<R>, B: Buffers>(
         &mut self,
         connection: &mut BufferedConnection<R, H, B>,
@@ -149,7 +149,7 @@ impl<S: Read + ReadReady + Write + WriteReady, K: Clock> Transport<S, K> {
             }
             let deadline = [connection.poll_timeout(), until].into_iter().flatten().min();
             if read || wrote || deadline.is_some_and(|deadline| deadline <= now) {
-                // What has come is processed before a deadline applies.
+                // What has arrived is processed before a deadline applies.
                 if !read {
                     connection.handle_timeout(now);
                 }

@@ -1,6 +1,6 @@
 //! The output of a buffered connection without its bytes: which of them the stream has accepted,
-//! and what becomes of them when the connection ends. It is not generic, so that a device that is
-//! both a client and a server has its code once.
+//! and whether they are discarded when the connection ends. It is not generic, so that a device
+//! that is both a client and a server has its code once.
 
 use core::ops::Range;
 

@@ -36,7 +36,7 @@ pub(crate) struct Incoming<H: ServerKeyRef, B: Buffers> {
     refusal: Option<(RequestId, Refusal)>,
 }
 
-/// A request, the memory for its answer, and the connection, which goes on meanwhile.
+/// A request, the memory for its answer, and the connection, which is driven meanwhile.
 pub(crate) type Handling<'l, H, B> = (&'l [u8], &'l mut [u8], &'l mut Incoming<H, B>);
 
 /// The state of the request.
@@ -141,7 +141,7 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         Some((request, answer))
     }
 
-    /// As [`request`](Self::request). Also returns the connection, which goes on meanwhile.
+    /// As [`request`](Self::request). Also returns the connection, which is driven meanwhile.
     pub(crate) fn begin_handler(&mut self) -> Option<Handling<'_, H, B>> {
         if !self.has_request() {
             return None;

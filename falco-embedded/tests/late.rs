@@ -1,5 +1,5 @@
-//! Late polls of a slow device: the clock goes on during a step. What had come before still counts,
-//! and bytes that complete no record postpone nothing.
+//! Late polls of a slow device, whose clock advances during a step. Bytes that arrived before still
+//! count, and bytes that complete no record postpone no deadline.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,8 +1,8 @@
 //! Echoes of one size over several connections, each with several requests in flight, and how long
 //! the slowest took. Both sides run in this process, over TCP.
 //!
-//! `cargo run --release --example load -- [connections] [in flight] [bytes] [requests]`; 8, 8, 1
-//! MiB and 400 if nothing is said. It fails if a request does.
+//! `cargo run --release --example load -- [connections] [in flight] [bytes] [requests]`; The
+//! defaults are 8, 8, 1 MiB and 400. It fails if a request does.
 
 use core::error::Error;
 use core::time::Duration;

@@ -1,9 +1,9 @@
 //! The whole protocol in one process: a server, a client, and between them a tap that prints what
 //! an eavesdropper would see.
 //!
-//! Run it with `cargo run --example quickstart`. It takes about four seconds, and fails if anything
-//! goes otherwise than told. To talk to the published falcotcp 0.1.x peers instead, say
-//! `Server::classic(key)` and `Client::classic(key)`, and nothing else changes.
+//! Run it with `cargo run --example quickstart`. It takes about four seconds, and fails if a step
+//! has another result than the one that it prints. To talk to the published falcotcp 0.1.x peers
+//! instead, say `Server::classic(key)` and `Client::classic(key)`, and nothing else changes.
 
 #[path = "quickstart/tap.rs"]
 mod tap;
@@ -20,7 +20,7 @@ use std::time::Instant;
 use falco_std::{Client, ConnectionError, Fate, Key, Request, Server, Settings, generate_key};
 use tap::Tap;
 
-/// Shortened from 60 s, so that nobody has to wait for it to run out.
+/// Shortened from 60 s, so that the example does not wait long for it to expire.
 const LIFETIME: Duration = Duration::from_secs(1);
 
 #[expect(clippy::too_many_lines, reason = "it is read from top to bottom")]
@@ -160,7 +160,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     )
 }
 
-/// The handler: waits as it is told to, unless nobody wants the answer any more, and counts words.
+/// The handler: waits as the request asks, unless the request was cancelled, and counts words.
 fn count_words(request: &Request) -> Result<Vec<u8>, falco_std::HandlerError> {
     let text = str::from_utf8(request.body())?;
     let wait = match text.split(' ').collect::<Vec<_>>().as_slice() {

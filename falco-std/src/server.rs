@@ -129,7 +129,7 @@ impl Server {
     ///
     /// This returns when all connections have ended, or when the limit of
     /// [`Handle::shutdown_within`] has passed. A handler that still runs then cannot be
-    /// interrupted: its thread goes on without a connection.
+    /// interrupted: its thread continues without a connection.
     ///
     /// # Errors
     /// None at present. Errors of accepting are counted, and the server continues.

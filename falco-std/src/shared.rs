@@ -101,7 +101,8 @@ pub(crate) struct Locked<T> {
     /// Incremented by [`Shared::notify`] and by progress of a write, so that a thread can check,
     /// before it waits, that nothing has changed since it looked.
     changes: u64,
-    /// How many threads are in [`Shared::wait`]. Waking nobody would also take a system call.
+    /// How many threads are in [`Shared::wait`]. A wake-up takes a system call even if no thread
+    /// waits.
     waiting: usize,
 }
 

@@ -100,7 +100,7 @@ fn many_slow_clients_are_admitted_one_after_another_and_none_is_dropped() {
         let hellos = Arc::new(AtomicUsize::new(0));
         let sent = Arc::clone(&hellos);
         let serving = thread::spawn(move || {
-            // A hello that is not there yet gives no claim to a place.
+            // Without its hello a connection may be dropped.
             while sent.load(Ordering::SeqCst) < 24 {
                 thread::sleep(millis(1));
             }
@@ -141,7 +141,8 @@ fn a_half_open_connection_is_ended_without_a_reset_to_make_room() {
         let settings = Settings::new()
             .with_handshake_timeout(Duration::from_secs(20))
             .expect("it is in range");
-        // Who has sent no hello goes at once, and who has sent one when the proof is late by 1 s.
+        // A connection without a hello is dropped at once, and one with a hello if its PING is 1 s
+        // late.
         for (length, least, most) in [(0, 0, 300), (50, 0, 300), (74, 800, 2_500)] {
             let server = Running::start(Server::builder(key()).settings(settings).max_half_open(2), echo);
             let mut half_open = [1, 2].map(|number| half_way(server.address, length, number));

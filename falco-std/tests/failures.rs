@@ -1,5 +1,5 @@
-//! Handlers that fail, wrong keys, and answers that come too late: what they cost, and that other
-//! connections are not affected.
+//! Handlers that fail, wrong keys, and answers that arrive too late do not affect other
+//! connections.
 
 mod common;
 

@@ -126,8 +126,8 @@ fn replayed_hellos_1000_a_second_from_everywhere() {
     distant(Flood::Replaying, 1000, From::Everywhere);
 }
 
-/// A server of a process whose limit of open files is as the arguments say. It says its address and
-/// the limits in force.
+/// A server of a process whose limit of open files is in the arguments. It prints its address and
+/// the limits that apply.
 fn limits(arguments: &str) {
     let words: Vec<_> = arguments.split(' ').collect();
     let [soft, hard, raise] = words.try_into().unwrap();

@@ -1,5 +1,5 @@
-//! A server whose system does not say which sockets are ready. It has a file of its own, because
-//! the limit of file descriptors is one of the process.
+//! A server whose system does not report which sockets are ready. It is in a separate file, because
+//! the limit of file descriptors applies to the process.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 

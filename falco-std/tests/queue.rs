@@ -1,5 +1,4 @@
-//! Requests that wait for a worker. None waits for ever, and none waits for all requests of another
-//! connection.
+//! Requests that wait for a worker. None waits forever, or for all requests of another connection.
 
 mod common;
 

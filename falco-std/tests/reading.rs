@@ -86,7 +86,7 @@ fn a_caller_that_waits_gets_its_answer_after_the_one_that_reads_has_its_own() {
     });
 }
 
-/// Nobody sends anything, and the client still learns that its server has ended the connection.
+/// No caller sends anything, and the client still notices that its server has ended the connection.
 #[test]
 fn the_end_of_a_connection_is_noticed_while_nobody_sends() {
     bounded(|| {

@@ -35,7 +35,7 @@ fn answers_that_wait_for_credit_are_bounded() {
     sleep(Duration::from_millis(100));
     let ran = handled.load(Ordering::Relaxed);
     assert!((8..=10).contains(&ran), "{ran} handlers have left 1 MiB each");
-    // Whoever reads is served.
+    // A client that reads is served.
     for call in calls {
         assert_eq!(call.collect(2 << 20).unwrap().len(), 1 << 20);
     }
@@ -240,7 +240,7 @@ fn silent_streams_leave_their_connection_to_other_requests() {
     server.stop();
 }
 
-/// A body that was cut off is never taken for whole, also by who asks again.
+/// A body that was cut off is never reported as complete, not even by a later call.
 #[test]
 fn an_error_is_returned_again_by_collect() {
     let server = Streaming::start(server(), |_: StreamRequest| Err("no".into()));

@@ -113,7 +113,7 @@ fn a_connection_over_any_stream_carries_open_requests() {
     });
 }
 
-/// A handler of a subscription, which says farewell when its connection drains.
+/// A handler of a subscription, which sends a last message when its connection drains.
 fn subscription(mut request: StreamRequest) -> Result<(), HandlerError> {
     assert!(!request.is_closing());
     request.answer.send("begun")?;

@@ -1,6 +1,6 @@
 //! Several servers behind a balancer of tower: of two servers chosen at random, a request goes to
 //! the one with the lower load, here the shorter time to answer ("power of two choices"). A server
-//! that is gone is not tried for a while (back-off), and what it has not processed goes to another
+//! that fails is not tried for a while (back-off), and what it has not processed goes to another
 //! one.
 //!
 //! [`ClientBuilder::connect_any`](falco_tokio::ClientBuilder::connect_any) needs no tower: it

@@ -228,7 +228,7 @@ async fn send_all(mut reads: impl Watched, sending: &mut SendStream, sent: &Atom
         match accepted {
             Ok(()) => _ = sent.fetch_add(length, Ordering::Relaxed),
             // The answer has ended, or its end says why nothing more is taken. A socket that does
-            // not take the rest of it is not to wait for ever.
+            // not accept the rest of it must not wait forever.
             Err(why) => {
                 return tokio::select! {
                     () = Box::pin(sleep(LAST_BYTES)) => io::Error::other(why),

@@ -1,5 +1,5 @@
-//! A request that is dropped, at whatever point, is gone: no other gets its answer or loses its
-//! own, and nothing is left of it.
+//! A request may be dropped at any point. No other request gets its answer or loses its own, and no
+//! state of it is left.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -95,7 +95,7 @@ async fn drop_at_every_point(client: Client, server: Running) {
         other.await.unwrap();
     }
     assert!(answered.load(Ordering::Relaxed) > before, "the others went on");
-    // What was dropped is gone on both sides: no place is taken, no byte is held.
+    // Neither side has state of what was dropped: no place is taken, no byte is held.
     assert_eq!(client.stats().outstanding, 0);
     let whole = body(1, 300_000);
     for _ in 0..3 {

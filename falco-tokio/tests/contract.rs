@@ -1,5 +1,5 @@
-//! What falco-tokio and falco-std both promise, in the words of this one. The file of the same name
-//! in falco-std says the same without `await`; `docs/adapters.md` compares all methods.
+//! What falco-tokio and falco-std both promise. The file of the same name in falco-std has the same
+//! tests without `await`. `docs/adapters.md` compares all methods.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
@@ -17,7 +17,7 @@ use falco_tokio::{
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// What a request of three bytes comes to.
+/// The result of a request of three bytes.
 async fn three(client: &Client) -> Result<usize, RequestError> {
     match client.request("abc").await {
         Ok(answer) => Ok(answer.len()),

@@ -1,5 +1,5 @@
-//! How connections end: what was answered arrives, however slow the link, and whoever closes is
-//! told when it is done.
+//! How connections end: answers arrive, however slow the link is, and closing returns when the
+//! connection has ended.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -74,7 +74,7 @@ struct Prompt(DuplexStream);
 
 impl AsyncRead for Prompt {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        // Nobody is woken by what comes meanwhile.
+        // What arrives meanwhile wakes no task.
         if Pin::new(&mut self.0)
             .poll_read(&mut Context::from_waker(Waker::noop()), buf)
             .is_pending()

@@ -42,8 +42,8 @@ fn role() {
     }
 }
 
-/// A server of a process whose limit of open files is as the arguments say. It says its address and
-/// the limits in force.
+/// A server of a process whose limit of open files is in the arguments. It prints its address and
+/// the limits that apply.
 fn limits(arguments: &str) {
     let words: Vec<_> = arguments.split(' ').collect();
     let [soft, hard, raise] = words.try_into().unwrap();

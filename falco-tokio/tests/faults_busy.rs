@@ -1,5 +1,5 @@
-//! A client that is always at work, and requests that come back to it: its deadlines are kept, and
-//! nothing is left lying.
+//! A client that always has work, and requests that are returned to it: it meets its deadlines, and
+//! no request is forgotten.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -14,7 +14,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
-/// A client that uploads without a pause pings all the same, and lives longer than a lifetime.
+/// A client that uploads without a pause still sends pings, and its connection lasts longer than a
+/// lifetime.
 #[tokio::test]
 async fn an_upload_without_a_pause_lasts_longer_than_a_lifetime() {
     let settings = Settings::new()
@@ -66,7 +67,7 @@ async fn a_request_that_is_refused_unprocessed_is_sent_again_at_once() {
     server.stop().await;
 }
 
-/// That an old key is retired says nothing of the new one.
+/// A retired old key does not mean that the new one is refused.
 #[tokio::test]
 async fn a_client_with_a_new_key_waits_for_its_server_though_the_old_one_is_retired() {
     let server = Running::echo(Server::builder(key(1))).await;

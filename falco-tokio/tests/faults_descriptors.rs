@@ -1,5 +1,5 @@
-//! A server that has run out of file descriptors: it lives, serves those that it has, and takes
-//! others again when there is room.
+//! A server that has run out of file descriptors continues to serve its connections, and accepts
+//! others when descriptors are free.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -58,7 +58,7 @@ fn a_server_without_descriptors_lives_and_serves_again() {
     let honest = Honest::start(address);
     let runtime = scene::runtime();
 
-    // Strangers who sit on descriptors make room for others.
+    // Unauthenticated connections that hold descriptors are dropped for others.
     let strangers: Vec<_> = runtime.block_on(async {
         let mut strangers = Vec::new();
         for _ in 0..3 * ROOM {
@@ -78,8 +78,8 @@ fn a_server_without_descriptors_lives_and_serves_again() {
         std::thread::sleep(Duration::from_millis(10));
     }
 
-    // Clients who have the key stay. Those for whom there is no descriptor wait, and come in when
-    // others go.
+    // Connections of clients that have the key are kept. Those without a descriptor wait, and are
+    // accepted when others go.
     runtime.block_on(async {
         let mut inside = Vec::new();
         let mut waiting = loop {
@@ -97,7 +97,7 @@ fn a_server_without_descriptors_lives_and_serves_again() {
                 .is_err()
         );
         let [after, connections, _] = stats(&mut server);
-        // Nobody is asked in vain again and again.
+        // The server does not try in vain again and again.
         assert!(after - before < 50, "{before} errors, then {after}");
         assert_eq!(connections, 1 + u64::try_from(inside.len()).unwrap());
         for client in &inside {

@@ -1,4 +1,4 @@
-//! Floods of strangers, who have no key, and of handshakes that never end.
+//! Floods of unauthenticated connections, and of handshakes that never complete.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -20,7 +20,7 @@ fn impatient() -> Settings {
     Settings::new().with_handshake_timeout(Duration::from_secs(1)).unwrap()
 }
 
-/// A client connects and is served while all this goes on, though it may wait in the backlog for a
+/// A client connects and is served during the flood, although it may wait in the backlog for a
 /// while.
 async fn another_is_served(scene: &Scene) {
     let mut attempts = 0;
@@ -36,8 +36,8 @@ async fn another_is_served(scene: &Scene) {
     client.close().await;
 }
 
-/// What the system does not hold it loses, and a stranger's or a client's connection hangs for
-/// seconds.
+/// The system drops connections over its backlog, and a client or a flooding connection then hangs
+/// for seconds.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_burst_waits_until_the_server_takes_it() {
@@ -45,7 +45,7 @@ async fn a_burst_waits_until_the_server_takes_it() {
     let address = server.local_addr().unwrap();
     let mut burst = Vec::new();
     for number in 0..FLOOD {
-        // Loopback takes no time; a first SYN that is lost is said again after a second.
+        // Loopback takes no time; a lost first SYN is repeated after a second.
         let connected = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(900));
         burst.push(connected.unwrap_or_else(|error| panic!("connection {number}: {error}")));
     }
@@ -62,7 +62,7 @@ async fn five_hundred_strangers_at_once() {
             strangers.spawn(async move {
                 let mut stream = TcpStream::connect(address).await.unwrap();
                 match number % 3 {
-                    // Bytes of no wire, a hello under no key, and nothing at all.
+                    // Bytes of neither wire, a hello under another key, and no bytes.
                     0 => drop(stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await),
                     1 => {
                         let mut hello = [0x5A; 74];
@@ -71,7 +71,7 @@ async fn five_hundred_strangers_at_once() {
                     }
                     _ => {}
                 }
-                // Not one byte comes back, and the end comes soon.
+                // The server sends no byte, and ends the connection soon.
                 let mut answer = Vec::new();
                 let reading = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer));
                 let read = reading.await.expect("a stranger is to be sent away");
@@ -101,8 +101,7 @@ async fn two_hundred_handshakes_that_never_end() {
     for number in 0..HALF_OPEN {
         let mut peer = RawPeer::new(scene.address).await;
         let hello = peer.pending_output();
-        // Half a hello; or a whole one of somebody who has the key, or a recording, and says no
-        // more.
+        // Half a hello, or a whole one under the key or from a recording, and then nothing.
         let part = if number % 2 == 0 { hello.split_at(37).0 } else { &hello };
         peer.stream.write_all(part).await.unwrap();
         half_open.push(peer);
@@ -116,13 +115,14 @@ async fn two_hundred_handshakes_that_never_end() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     scene.until_connections(1).await;
-    // Those that were late while others waited made room for them; the rest had their time.
+    // Those that were late while others waited were dropped for them; the others had their whole
+    // handshake timeout.
     let stats = scene.handle.stats();
     assert!(stats.half_open_dropped > 0, "{stats:?}");
     assert_eq!(stats.half_open_dropped + stats.unauthenticated, HALF_OPEN, "{stats:?}");
     drop(half_open);
     let report = scene.finish("half-open handshakes");
     assert_eq!(report.stats.established, 11);
-    // They were dropped for others, or late; nothing that was under way was cut.
+    // They were dropped for others, or were late; no handshake in progress was cut off.
     assert_eq!((report.cut_connections, report.cut_requests), (0, 0), "{report:?}");
 }

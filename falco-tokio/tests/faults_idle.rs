@@ -1,5 +1,5 @@
-//! A client on a runtime that runs only now and then: what happened meanwhile lies in the socket
-//! when it sends its next request.
+//! A client on a runtime that runs only now and then: what happened meanwhile is unread in the
+//! socket when it sends its next request.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -1,5 +1,5 @@
-//! Very many requests that are given up at once: each costs the same, and others do not wait for
-//! it.
+//! Very many requests that are cancelled at once: each costs the same, and others do not wait for
+//! them.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

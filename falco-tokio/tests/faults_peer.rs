@@ -1,5 +1,5 @@
-//! Peers that have the key and misbehave, one way after the other, while a client that behaves is
-//! served as if they were not there.
+//! Peers that have the key misbehave in several ways, while a well-behaved client is served as
+//! usual.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use tokio::io::AsyncWriteExt;
 
 const PEERS: usize = 20;
 const LARGE: usize = 1 << 20;
-/// How long peers come and go.
+/// How long peers connect and disconnect.
 const WHILE: Duration = Duration::from_millis(1500);
 
 fn brief() -> Settings {
@@ -48,7 +48,7 @@ async fn half_sent(scene: &Scene, peers: usize) -> Vec<RawPeer> {
     all
 }
 
-/// A request that takes all the room there is goes through.
+/// A request that takes all the room is answered.
 async fn nothing_is_held(scene: &Scene) {
     let client = Client::builder(key(1)).connect(scene.address).await.unwrap();
     let body = vec![9; 2 * LARGE];
@@ -66,7 +66,7 @@ async fn peers_that_go_in_the_middle_of_a_message() {
             // And in the middle of a record.
             let rest = peer.pending_output();
             peer.stream.write_all(rest.split_at(1000).0).await.unwrap();
-            // With a reset, or in good order as far as the system knows.
+            // With a reset, or with a FIN.
             if round % 2 == 0 {
                 SockRef::from(&peer.stream).set_linger(Some(Duration::ZERO)).unwrap();
             }
@@ -82,7 +82,7 @@ async fn peers_that_fall_silent_in_the_middle_of_a_message() {
     let scene = Scene::echo(narrow());
     let peers = half_sent(&scene, PEERS).await;
     scene.until_connections(1 + u64::try_from(PEERS).unwrap()).await;
-    // Nobody says that they have gone; a lifetime later it is clear.
+    // Nothing reports their end; the idle timeout detects it.
     scene.until_connections(1).await;
     nothing_is_held(&scene).await;
     drop(peers);
@@ -92,7 +92,7 @@ async fn peers_that_fall_silent_in_the_middle_of_a_message() {
 #[tokio::test]
 async fn peers_that_stall_in_the_middle_of_a_message_and_live_on() {
     let scene = Scene::echo(narrow());
-    // Short of a lifetime the message goes on, and is answered.
+    // If the pause is shorter than a lifetime, the message continues and is answered.
     let mut peer = half_sent(&scene, 1).await.pop().unwrap();
     tokio::time::sleep(Duration::from_millis(600)).await;
     let rest = peer.pending_output();
@@ -111,7 +111,7 @@ async fn peers_that_stall_in_the_middle_of_a_message_and_live_on() {
     let small = peer.sealed(b"still here".to_vec());
     peer.stream.write_all(&small).await.unwrap();
     assert_eq!(peer.answer().await.unwrap().unwrap(), b"still here");
-    // Last, as it may take longer than the peer lives.
+    // Last, because it may take longer than the connection of the peer.
     nothing_is_held(&scene).await;
     scene.finish("stalls");
 }

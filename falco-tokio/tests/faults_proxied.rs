@@ -1,5 +1,5 @@
-//! A proxy in front of a server that restarts: it accepts and ends, or answers for the server. That
-//! is no verdict on anybody's key.
+//! A proxy in front of a server that restarts: it accepts and ends connections, or answers for the
+//! server. The client must not conclude that its key is wrong.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -33,7 +33,7 @@ async fn proxy(server: SocketAddr) -> (SocketAddr, Arc<AtomicU8>) {
             let mode = Arc::clone(&own);
             tokio::spawn(async move {
                 if mode.load(Ordering::Relaxed) == RESETS {
-                    // What has come lies unread.
+                    // What has arrived stays unread.
                     client.readable().await.unwrap();
                     return;
                 }
@@ -51,7 +51,7 @@ async fn proxy(server: SocketAddr) -> (SocketAddr, Arc<AtomicU8>) {
                         let Ok(mut server) = TcpStream::connect(server).await else {
                             return;
                         };
-                        // Until the backend goes.
+                        // Until the backend ends.
                         tokio::select! {
                             _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
                             () = async { while mode.load(Ordering::Relaxed) == FORWARDS { sleep(Duration::from_millis(1)).await } } => {}
@@ -77,7 +77,7 @@ async fn a_client_that_was_admitted_waits_for_a_proxy_whose_server_restarts() {
         sleep(Duration::from_millis(100)).await;
         let began = Instant::now();
         let mut asking = JoinSet::new();
-        // Some come later than others.
+        // Some connect later than others.
         for number in 0..200_u64 {
             let client = client.clone();
             asking.spawn(async move {
@@ -100,7 +100,7 @@ async fn a_client_that_was_admitted_waits_for_a_proxy_whose_server_restarts() {
             "{without}: {attempts} attempts, all answered after {:?}",
             began.elapsed()
         );
-        // A request has its own time, and hears what the trouble was.
+        // A request has its own time limit, and fails with the reason.
         mode.store(without, Ordering::Relaxed);
         sleep(Duration::from_millis(100)).await;
         let began = Instant::now();

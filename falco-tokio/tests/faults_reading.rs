@@ -1,5 +1,5 @@
-//! Peers that send and never read: what a server does for them is bounded, and they go when their
-//! time has come.
+//! Peers that send and never read: what a server does for them is bounded, and their connections
+//! end at the write deadline.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -60,7 +60,7 @@ async fn peers_that_do_not_read_are_not_read_and_cost_little() {
             let hello = peer.pending_output();
             peer.stream.write_all(&hello).await.unwrap();
             peer.established().await;
-            // Asks on and on, until nobody listens any more.
+            // Sends requests until the server has ended the connection.
             for asked in 0..1024 {
                 let request = peer.sealed(body.clone());
                 let writing = tokio::time::timeout(Duration::from_millis(500), peer.stream.write_all(&request)).await;

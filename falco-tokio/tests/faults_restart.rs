@@ -1,5 +1,5 @@
-//! A server that is killed and comes back under a client at work: the client recovers by itself,
-//! nothing is processed twice, and nothing is lost without a word.
+//! A server that is killed and restarted while a client sends requests: the client recovers by
+//! itself, no request is processed twice, and each lost request is reported.
 #![cfg(unix)]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -38,7 +38,7 @@ fn server(arguments: &str) {
         async move {
             let line = format!("{}\n", str::from_utf8(request.body())?);
             (&*noted).write_all(line.as_bytes())?;
-            // Some are answered at once, others are at work when the end comes.
+            // Some are answered at once; the handlers of others run when the server is killed.
             if request.body().last().is_some_and(|last| last % 2 == 0) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -101,7 +101,7 @@ async fn a_client_goes_on_when_its_server_was_killed() {
     for kill in 0..KILLS {
         more_are_answered(&answered).await;
         server.kill();
-        // For a while there is nobody; then somebody, at once where the time was short.
+        // For a while there is no server, and then a new one.
         tokio::time::sleep(Duration::from_millis([0, 20, 100, 300].get(kill).copied().unwrap())).await;
         server = spawn(&address);
         assert_eq!(server.line(), address);
@@ -142,7 +142,7 @@ async fn a_client_goes_on_when_its_server_was_killed() {
         "{} requests through {KILLS} kills: {unknown} of unknown fate; {stats:?}",
         ends.len()
     );
-    // Only what was under way can have been lost.
+    // Only requests in flight can have been lost.
     assert!(unknown <= TASKS * KILLS, "{unknown}");
 }
 

@@ -1,5 +1,5 @@
-//! A fleet of clients whose server is killed and restarted: all come back at once, and no request
-//! fails that was not in a handler at the kill.
+//! Many clients whose server is killed and restarted: all reconnect at once, and only requests that
+//! were in a handler fail.
 #![cfg(unix)]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -64,7 +64,7 @@ async fn a_fleet_comes_back_at_once_after_a_kill_and_loses_nothing() {
 
     server.kill();
     let began = Instant::now();
-    // Half of them ask while there is nobody, half of them once somebody is there.
+    // Half of them send a request while there is no server, and half of them once it is restarted.
     let (early, late) = clients.split_at(CLIENTS / 2);
     let mut asking = JoinSet::new();
     let ask = |client: &Client| {

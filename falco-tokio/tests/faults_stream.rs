@@ -1,6 +1,6 @@
-//! Streams that fail, at every write and every read in turn, as a full disk or a broken device
-//! would have them: each connection ends with that error, everybody who waits is told, and nobody
-//! else notices. Also a stream whose flush takes a while.
+//! Streams that fail at each write and at each read in turn. The connection ends with that error,
+//! which all its callers receive, and other connections are not affected. Also a stream whose flush
+//! takes a while.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

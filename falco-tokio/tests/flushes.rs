@@ -1,5 +1,5 @@
-//! Streams that accept bytes and do not flush them, as an encrypted or a buffered one over a link
-//! that stands still: what is not flushed counts as not written.
+//! Streams that accept bytes and do not flush them, such as an encrypted or a buffered stream over
+//! a blocked link. Bytes that are not flushed count as not written.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Keys that come and go while connections run, on both sides.
+//! Keys that are added, replaced and retired on both sides while connections are open.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -71,7 +71,7 @@ async fn a_client_with_a_retired_key_fails_at_once_and_is_not_admitted_again() {
     };
     assert!(refused.is_refused(), "{refused}");
     assert_eq!(refused.fate(), Fate::NotProcessed);
-    // With the key in service again the same client goes on, after its pause.
+    // When the key is accepted again, the same client continues after its back-off.
     server.handle.add_key(key(1)).unwrap();
     let until = tokio::time::Instant::now() + Duration::from_secs(5);
     while client.request("again").await.is_err() {

@@ -1,5 +1,5 @@
-//! Ten thousand connections at once in one server, which has a process of its own, as their clients
-//! have: what they cost while they are idle, and that each is served.
+//! Ten thousand connections at once to one server, with server and clients in separate processes:
+//! what the connections cost while they are idle, and that each is served.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -94,7 +94,7 @@ fn clients(arguments: &str) {
     }
 }
 
-/// Says by name what stands in the way, and fails where it was asked to.
+/// Prints what is missing, and fails if the environment asks for that.
 fn descriptors() -> bool {
     let needed = CONNECTIONS + OTHER_DESCRIPTORS;
     let raised = rlimit::increase_nofile_limit(needed);

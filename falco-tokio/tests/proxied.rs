@@ -278,7 +278,7 @@ fn role() {
     });
 }
 
-/// Descriptors are kept for the rest of the process, too, where strangers are before their headers.
+/// Connections whose header has not arrived also leave descriptors to the rest of the process.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn strangers_without_headers_leave_descriptors_to_the_rest_of_the_process() {

@@ -1,6 +1,6 @@
-//! A client of two servers, each a process of its own, under a load that does not wait for answers:
-//! the servers are restarted in turn, one is killed, and one is stopped, so that it says nothing
-//! but its sockets stay open. What fails is counted by its fate.
+//! A client of two servers, each in its own process, under a load that does not wait for answers.
+//! The servers are restarted in turn, one is killed, and one is stopped, so that it sends nothing
+//! while its sockets stay open. Failed requests are counted by their fate.
 //!
 //! It takes about 18 seconds. With an optimized build it sends 20,000 requests a second, otherwise
 //! 2,000. `FALCO_PHASE_SECONDS=8` makes each of its four phases take that long at least.
@@ -106,7 +106,7 @@ impl Replica {
     }
 }
 
-/// What became of the requests that were sent in one phase.
+/// The outcomes of the requests of one phase.
 #[derive(Default)]
 struct Ended {
     waits: Vec<Duration>,

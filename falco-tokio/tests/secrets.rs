@@ -1,4 +1,4 @@
-//! What is traced names keys by their ids and holds no secret and no message.
+//! Traces have the ids of keys, and no secret and no message.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -38,7 +38,7 @@ fn noting(done: &Numbers) -> impl Handler + use<> {
     }
 }
 
-/// Clients at work, each with many tasks that request and request.
+/// Clients, each with many tasks that send one request after another.
 struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -60,7 +60,7 @@ impl Load {
                     let failed = end.is_err();
                     answered.fetch_add(u64::from(!failed), Ordering::Relaxed);
                     ends.push((number, end.map(|answer| assert_eq!(answer, number.to_string()))));
-                    // Nobody is there any more.
+                    // There is no server any more.
                     if failed {
                         break;
                     }
@@ -71,7 +71,7 @@ impl Load {
         Self { stop, answered, tasks }
     }
 
-    /// Stops, and says what became of each request.
+    /// Stops, and returns the outcome of each request.
     async fn ends(self) -> Vec<(u64, Result<(), Error>)> {
         self.stop.store(true, Ordering::Relaxed);
         let ended = tokio::time::timeout(Duration::from_secs(20), self.tasks.join_all());
@@ -132,7 +132,7 @@ async fn a_shutdown_under_load_loses_no_request_that_was_accepted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_go_on_with_the_next_server_on_the_same_port() {
-    // Both servers note in the same place: what is processed by both is seen.
+    // Both servers write into the same set, so that a request that both process is noticed.
     let done = Numbers::default();
     let mut server = Running::start(Server::builder(key(1)), noting(&done)).await;
     let backoff = Duration::from_millis(20);
@@ -142,7 +142,7 @@ async fn clients_go_on_with_the_next_server_on_the_same_port() {
         tokio::time::sleep(WHILE).await;
         let before = load.answered.load(Ordering::Relaxed);
         server.handle.shutdown();
-        // The next one comes as soon as the port is free, while the last still finishes.
+        // The next server starts as soon as the port is free, while the previous one still drains.
         let next = loop {
             match Server::builder(key(1)).bind(server.address).await {
                 Ok(next) => break next,

@@ -1,5 +1,5 @@
-//! What a client does with its connections: keys that change, servers that come and go, attempts
-//! that fail.
+//! What a client does with its connections when keys change, servers end and restart, and attempts
+//! fail.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -36,7 +36,7 @@ async fn a_request_whose_time_runs_out_as_the_key_changes_ends_all_the_same() {
     poll_once(&mut first).await;
     poll_once(&mut second).await;
     sleep(Duration::from_millis(10)).await;
-    // Its time runs out meanwhile; the connection hears of both at once, of the key first.
+    // Its time runs out meanwhile. The connection learns of both at once, of the key first.
     client.set_key(key(2)).await.unwrap();
     let error = timeout(Duration::from_secs(5), second)
         .await

@@ -41,7 +41,7 @@ async fn answers_that_wait_for_credit_are_bounded() {
     sleep(Duration::from_millis(100)).await;
     let ran = handled.load(Ordering::Relaxed);
     assert!((8..=10).contains(&ran), "{ran} handlers have left 1 MiB each");
-    // Whoever reads is served.
+    // A client that reads is served.
     for call in calls {
         assert_eq!(soon(call.collect(2 << 20)).await.unwrap().len(), 1 << 20);
     }

@@ -119,7 +119,7 @@ async fn a_connection_over_any_stream_carries_open_requests() {
     assert_eq!(soon(serving).await.unwrap().unwrap(), ConnectionError::Closed);
 }
 
-/// A handler of a subscription, which says farewell when its connection drains.
+/// A handler of a subscription, which sends a last message when its connection drains.
 async fn subscription(mut request: StreamRequest) -> Result<(), HandlerError> {
     let mut closing = pin!(request.closing());
     assert!(!request.is_closing());

@@ -74,7 +74,7 @@ mod memory {
     use super::{STREAMS, WINDOW, client};
 
     const CHUNK: usize = 8 << 10;
-    /// What each side sends on a stream: more than what is held of it while nobody reads.
+    /// What each side sends on a stream: more than is held of it while it is not read.
     const LENGTH: usize = 192 << 10;
     /// What the two ends of a stream may hold of one body: its window at the reader; at the writer
     /// what is on its way to the socket, and a chunk.

@@ -1,5 +1,5 @@
-//! Many clients do this and that at random, on both wires and under limits of all sizes: every
-//! request has one end, which is its own, and nothing hangs.
+//! Many clients act at random, on both wires and under limits of all sizes: each request completes
+//! once with its own outcome, and nothing hangs.
 //!
 //! Two seconds in all, or as many as `FALCO_STRESS_SECONDS` says; `FALCO_STRESS_SEED` repeats the
 //! choices, though not the times.
@@ -49,7 +49,7 @@ impl Dice {
     }
 }
 
-/// Does with a request what its first byte says.
+/// Handles a request as its first byte demands.
 async fn handler(request: Request) -> Result<Bytes, HandlerError> {
     let choice = request.body().first().copied().unwrap_or(0);
     match choice % 16 {
@@ -101,7 +101,7 @@ impl Kind {
     }
 }
 
-/// One request that ends as it should, whatever becomes of it.
+/// One request, whose outcome is checked.
 async fn ask(client: &Client, body: Bytes, dice: &mut Dice) {
     let sent = body.clone();
     match dice.below::<u32>(8) {

@@ -1,5 +1,5 @@
-//! What is left when something around it goes: a runtime under its client and its server, a handler
-//! that panics wherever it can.
+//! What happens when something around it ends: the runtime of a client or a server, or a handler
+//! that panics at any point.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

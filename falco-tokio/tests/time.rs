@@ -1,5 +1,5 @@
-//! Deadlines, to the millisecond, on Tokio's paused clock: it jumps to the next deadline whenever
-//! nothing else is to be done.
+//! Deadlines, to the millisecond, on Tokio's paused clock, which advances to the next deadline when
+//! all tasks wait.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -136,7 +136,7 @@ async fn a_server_that_vanishes_is_found_dead_by_its_silence() {
     let (near, client_side) = duplex(1 << 16);
     let (server_side, far) = duplex(1 << 16);
     let _serving = serve(Server::builder(key(1)).unbound().unwrap(), far);
-    // A link that goes dead after half a minute: bytes vanish, and no end is seen.
+    // A link that fails after half a minute: it loses all bytes and reports no end.
     let dead = Instant::now() + Duration::from_secs(30);
     let (from_client, to_client) = tokio::io::split(client_side);
     let (from_server, to_server) = tokio::io::split(server_side);
@@ -155,8 +155,8 @@ async fn a_server_that_vanishes_is_found_dead_by_its_silence() {
         ),
         "{error}"
     );
-    // The last sign of life is a pong of the first half minute; a ping a third of a lifetime after
-    // it, and the verdict another third later.
+    // The last byte that arrives is a pong of the first half minute; a ping a third of a lifetime
+    // after it, and the verdict another third later.
     let lived = start.elapsed().as_secs();
     assert!((60..=61).contains(&lived), "{lived} s");
 }
@@ -187,7 +187,7 @@ async fn attempts_to_connect_come_with_pauses_that_grow_until_the_request_has_ru
             Err(error) => break error,
         }
     };
-    // What kept it from being sent says more than that the time is over.
+    // The error names what kept it from being sent, not only the time limit.
     assert!(
         matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused),
         "{error}"

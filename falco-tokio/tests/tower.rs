@@ -1,4 +1,4 @@
-//! Tower's layers on both sides, doing what they say.
+//! Tower's layers work on both sides.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -91,7 +91,7 @@ async fn a_limit_on_the_server_lets_so_many_run_and_sheds_the_rest_unprocessed()
         (watch.most.load(Ordering::SeqCst), watch.all.load(Ordering::SeqCst)),
         (3, 3)
     );
-    // The permits have come back.
+    // The permits were returned.
     assert_eq!(client.request(vec![0]).await.unwrap(), vec![0]);
     assert_eq!(handle.stats().refusals, 7);
 }

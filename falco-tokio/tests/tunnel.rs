@@ -1,4 +1,4 @@
-//! The tunnel as a library: how each direction ends, and what both sides learn of the other.
+//! The tunnel as a library: how each direction ends, and what each side notices of the other.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

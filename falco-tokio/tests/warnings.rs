@@ -1,5 +1,5 @@
-//! Warnings that clients can cause at will do not fill the log of a server, from however many
-//! connections they come: so many in a second are logged, and the others are counted.
+//! Warnings that clients can cause do not fill the log of a server, from however many connections:
+//! a limited number in a second is logged, and the others are counted.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -1,6 +1,6 @@
 //! How long a server takes to refuse a hello with a key id that it does not know, beside one with
-//! an id that it knows and a wrong key, as distributions: `key_id_timing [ROUNDS]`, of 100,000
-//! hellos of each sort unless said. The ring holds 64 keys, and the known id is the first of them,
+//! an id that it knows and a wrong key, as distributions: `key_id_timing [ROUNDS]`, with 100,000
+//! hellos of each kind by default. The ring holds 64 keys, and the known id is the first of them,
 //! the last, or none.
 //!
 //! The sorts are interleaved in random order. One of them stands twice: how far its two
@@ -55,7 +55,7 @@ fn main() {
     let keys = Keys::new(RwLock::new(ring), &[][..], RustCrypto).expect("an empty context is not too long");
     let hellos = [hello(1, 200), hello(KEYS, 200), hello(201, 200), hello(202, 200)];
     let mut times = [const { Vec::new() }; SORTS.len()];
-    // Xorshift: which comes next must follow nothing that a cache or a clock could follow.
+    // Xorshift: the order must not be predictable for a cache or a clock.
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     while times.iter().any(|times| times.len() < rounds) {
         random ^= random << 13;

@@ -50,7 +50,7 @@ pub(crate) fn order() -> Result<Order, Error> {
     }
 }
 
-/// Reports how a client fared and says what its process returns.
+/// Reports the result of a client, and returns the exit code of its process.
 pub(crate) fn outcome(result: Result<(), Error>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,7 +61,7 @@ pub(crate) fn outcome(result: Result<(), Error>) -> ExitCode {
     }
 }
 
-/// Reports that no connection came about.
+/// Reports that no connection was made.
 pub(crate) fn refused(error: &Error) -> ExitCode {
     println!("refused {:?}", error.kind());
     ExitCode::from(REFUSED)

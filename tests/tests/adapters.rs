@@ -1,6 +1,5 @@
 //! `docs/adapters.md` against the public APIs of falco-std and falco-tokio, as they are committed
-//! in `api/`: what one of them has and the other has not, or has otherwise, is there with its
-//! reason.
+//! in `api/`: the page has each difference with its reason.
 
 #[path = "adapters/api.rs"]
 mod api;

@@ -1,6 +1,5 @@
-//! Walks the table of `docs/failures.md`: each line of it against a scripted server, with the
-//! client of each adapter. A line that no script knows fails, and so does a script that no line
-//! names.
+//! Checks each row of the table in `docs/failures.md` against a scripted server, with the client of
+//! each adapter. A row without a script fails, and so does a script without a row.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -16,7 +15,7 @@ use std::collections::BTreeSet;
 
 use script::{Event, Scripted};
 
-/// How long a request may take that nothing becomes of.
+/// The time limit of a request that is never answered.
 const LIMIT: Duration = Duration::from_millis(2_500);
 
 /// A line of the table.
@@ -47,7 +46,7 @@ fn lines(page: &str) -> Vec<Line<'_>> {
     .collect()
 }
 
-/// What became of a request, in the words of the table.
+/// The outcome of a request, in the words of the table.
 fn told(end: Result<Vec<u8>, (String, bool)>) -> (String, String) {
     match end {
         Ok(answer) if answer == script::SAME => ("goes again on the same connection".to_owned(), String::new()),
@@ -85,7 +84,7 @@ trait Client {
     where
         Self: Sized;
     fn request(&self, body: Vec<u8>) -> Result<Vec<u8>, (String, bool)>;
-    /// Two, one behind the other; what became of both.
+    /// Two requests, one after the other. Returns both outcomes.
     fn requests(&self, bodies: [Vec<u8>; 2]) -> [Result<Vec<u8>, (String, bool)>; 2];
 }
 
@@ -158,7 +157,7 @@ impl Client for OnThreads {
     }
 }
 
-/// What becomes of a request at this line.
+/// The outcome of a request in this row.
 fn walk<C: Client>(line: &Line<'_>, event: Event) -> (String, String) {
     let admitted = match line.before {
         "admitted" => true,

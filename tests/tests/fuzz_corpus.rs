@@ -1,5 +1,5 @@
-//! Replays the committed fuzz corpus on stable Rust: an input that once found a way must not find
-//! one again.
+//! Replays the committed fuzz corpus on stable Rust, so that a fault that was found once is noticed
+//! if it returns.
 
 use std::fs;
 use std::path::Path;

@@ -17,7 +17,7 @@ use helpers::ours::{OurClient, OurServer};
 use helpers::peer::{Kind, Peer, test_with};
 use helpers::{Options, WRONG_SECRET};
 
-/// Each test with either stranger.
+/// Each test, with either of the other implementations.
 macro_rules! with_both {
     ($($run:ident: $snow:ident, $python:ident;)*) => {$(
         #[test]
@@ -226,7 +226,7 @@ fn roomy() -> Options {
     }
 }
 
-/// The stranger checks each record's length and how many requests it holds.
+/// The peer checks each record's length and how many requests it has.
 fn our_client_keeps_limits(kind: Kind) {
     let (peer, address) = Peer::serve(kind, &tiny());
     let mut client = OurClient::connect(address, &roomy());

@@ -1,6 +1,6 @@
-//! The pages of the repository: each link leads to a file that there is, and its anchor to a
-//! heading there. A link that is named after a test leads to a file with that test. A list of
-//! contents has all sections.
+//! The pages of the repository: each link leads to a file that exists, and its anchor to a heading
+//! in it. A link that is named after a test leads to a file with that test. A list of contents has
+//! all sections.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! The tables of log events in `docs/services.md` and `docs/tool.md` against the events of
-//! falco-tokio and of its tool: each event is in a row of its level, and each row has events that
-//! there are.
+//! falco-tokio and of its tool: each event is in a row of its level, and each row has only events
+//! that exist.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
-//! The clients of both adapters send a request again as often as the core says, and no more. The
-//! server is scripted, and counts how often the request comes.
+//! The clients of both adapters send a request as often as the rules of the core allow, and no
+//! more. The server is scripted, and counts how often the request arrives.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use core::net::SocketAddr;
@@ -34,7 +34,7 @@ const NOT_PROCESSED: u8 = 5;
 enum Server {
     /// Refuses the counted request as not processed.
     NotProcessed,
-    /// Ends the stream when the counted request has come, before it has said anything.
+    /// Ends the stream when the counted request has arrived, before it has sent anything.
     Ends,
     /// Is busy for the counted request, while others are in flight.
     Busy,

@@ -1,5 +1,5 @@
-//! What is secret is gone from memory when it is no longer needed, and meanwhile it is only where
-//! it is needed.
+//! Secrets are in memory only where they are needed, and are gone from it when they are no longer
+//! needed.
 //!
 //! Each test runs a server and a client in a process of their own, and looks for their secrets in
 //! all of its writable memory: heap, stacks of living and of ended threads, statics. The keys and
@@ -49,7 +49,7 @@ const PIECES: usize = 20;
 /// After so long what runs beside a scenario has ended, also on a busy machine.
 const SETTLED: Duration = Duration::from_millis(300);
 
-/// The process that is looked into. It does nothing where nobody looks.
+/// The process whose memory is searched. It does nothing if no test searches it.
 #[test]
 #[ignore = "the other tests run it"]
 fn scanned() {
@@ -79,7 +79,7 @@ fn scanned() {
     }
 }
 
-/// A process with copies that nobody needs: on the heap, in freed memory, on the stack.
+/// A process with unneeded copies: on the heap, in freed memory, on the stack.
 fn copies(control: &mut Control) {
     let copy = || {
         let mut bytes = [0; 32];
@@ -110,7 +110,7 @@ fn allowed(scenario: &str, stage: &str, kind: Kind) -> usize {
         ("retired" | "refused", Kind::Psk(1)) | ("bound" | "live" | "rekeyed" | "retired", Kind::Psk(2)) => 1,
         ("live" | "replaced", Kind::Records(connection, _, 0)) if Some(connection) == current => 2,
         ("rekeyed", Kind::Records(connection, _, 1..)) if Some(connection) == current => 2,
-        // The client keeps a connection that has ended until somebody asks for another.
+        // The client keeps a connection that has ended until a request needs another.
         ("retired", Kind::Records(0, _, 1..)) if scenario.starts_with("std ") => 1,
         _ => 0,
     }

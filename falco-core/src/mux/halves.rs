@@ -139,8 +139,8 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.input.get_or_insert(Err(why));
     }
 
-    /// The connection has gone before the request completed. Without effect on a body that has
-    /// ended before.
+    /// The connection ended before the request completed. Without effect on a body that has ended
+    /// before.
     pub fn lose(&mut self, lost: LostRequest) {
         self.fail(StreamError::Lost(lost).into());
     }

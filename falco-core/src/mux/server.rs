@@ -183,7 +183,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Call it when the key of the connection was revoked. Drops all requests and answers, and
-    /// queues a CLOSE with that reason. Then read no more, and close the stream as the result says.
+    /// queues a CLOSE with that reason. Then stop reading, and close the stream as the result says.
     pub fn revoke(&mut self, now: Instant) -> Ending {
         self.close_at_once(now, CloseReason::KeyRetired);
         self.ending(self.machine.end().unwrap_or(ConnectionError::Closed), now)

@@ -158,9 +158,9 @@ impl Servers {
         ends.min().map(|end| end.max(round.next_at))
     }
 
-    /// Reports that an attempt of a round has failed. Returns whether the round goes on: others are
-    /// in progress, or another one [begins](Self::begin) at once. Otherwise the next attempt begins
-    /// a new round. `below` returns a random number that is less than its argument.
+    /// Reports that an attempt of a round has failed. Returns whether the round continues: others
+    /// are in progress, or another one [begins](Self::begin) at once. Otherwise the next attempt
+    /// begins a new round. `below` returns a random number that is less than its argument.
     #[must_use]
     pub fn attempt_failed(
         &mut self,

@@ -19,7 +19,7 @@ const TURNS: usize = 64;
 /// How many keys of removed bodies [`Writers::ready`] may contain, besides one for each body in it.
 const GONE: usize = 64;
 
-/// Why a half of an open request goes no further, or a chunk of an open body was not accepted.
+/// Why a half of an open request has ended, or a chunk of an open body was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(
     clippy::exhaustive_enums,
@@ -35,7 +35,7 @@ pub enum StreamError {
     /// [`RequestError::TooLarge`]: the client takes no open answers, and this one is larger than it
     /// reads. [`RequestError::Refused`]: too many bytes of answers wait at the server.
     Request(RequestError),
-    /// The connection has gone before the request completed.
+    /// The connection ended before the request completed.
     Lost(LostRequest),
 }
 

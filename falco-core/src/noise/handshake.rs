@@ -135,7 +135,7 @@ fn second_key<C: NoiseCrypto>(
     state.mix_hash(crypto, servers);
     let _ = state.mix_key(crypto, servers);
     let shared = Zeroizing::new(crypto.x25519(ours, theirs));
-    // With a public key of low order the shared secret is zero, which everybody knows.
+    // With a public key of low order the shared secret is zero, which is not secret.
     if shared.iter().fold(0, |all, byte| all | byte) == 0 {
         return Err(HandshakeFailed);
     }

@@ -110,7 +110,7 @@ impl<A: Aead> Direction<A> {
         self.advance(crypto)
     }
 
-    /// Counts a record. The key changes at every multiple of the period. The counter goes on, and
+    /// Counts a record. The key changes at every multiple of the period. The counter continues, and
     /// its last value is never used for a record.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]

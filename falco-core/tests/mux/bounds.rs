@@ -382,7 +382,7 @@ fn a_sealed_answer_counts_until_the_stream_has_accepted_it() {
     pair.server.answer(requests[0].0, vec![1; 400_000]).unwrap();
     let mut out = vec![0; 500_000];
     assert!(pair.server.seal(NOW, &mut out).unwrap() > 400_000);
-    // It lies in the output.
+    // Its bytes are still in the output.
     assert!(is_counted(), "{}", budget.answers());
     assert!(!pair.server.may_handle() && !pair.server.may_read());
     let mut unread = second.clone();

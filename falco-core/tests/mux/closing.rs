@@ -1,5 +1,5 @@
-//! A connection that accepts nothing new, whichever side closes it: what begins no more goes to
-//! another connection.
+//! A closing connection accepts no new requests, whichever side closes it. Requests that have not
+//! begun go to another connection.
 
 use core::time::Duration;
 
@@ -89,7 +89,7 @@ fn a_request_that_has_begun_is_sent_as_a_whole_beside_one_without_a_number() {
     while !bytes.is_empty() {
         scene.server.open(&mut bytes).unwrap();
     }
-    // It can have no number, and the rest of the first one is behind it.
+    // No number is left for it, and the rest of the first request is queued behind it.
     scene.request(2, 10);
     let sent = scene.sent();
     assert!(!sent.iter().any(|(kind, _)| *kind == BEGIN), "{sent:?}");
@@ -142,7 +142,7 @@ fn a_server_that_does_not_end_a_closed_connection_has_a_second_after_the_last_an
         assert_eq!(scene.sent(), [(CLOSE, 1)]);
         let last = NOW + Duration::from_secs(5);
         if cancelled {
-            // Nobody waits for its answer any more.
+            // No caller waits for its answer.
             let (_, fate) = scene.mux.cancel(1).unwrap();
             assert_eq!(fate, Fate::MaybeProcessed);
         } else {
@@ -161,7 +161,7 @@ fn a_server_that_does_not_end_a_closed_connection_has_a_second_after_the_last_an
         assert_eq!(scene.mux.handle_timeout(due), end);
         assert_eq!(scene.mux.recv(due, &mut []).map(drop), end);
         assert_eq!((scene.mux.poll_timeout(), scene.mux.is_open()), (None, false));
-        // It had its second.
+        // The second that it had has passed.
         let ending = scene.mux.ending(ConnectionError::Closed, due);
         assert_eq!(ending.step(due), LastStep::Close);
         assert!(scene.mux.finish().is_empty());
@@ -208,7 +208,7 @@ fn a_connection_that_is_given_up_has_ended_and_returns_its_requests() {
         .map(|left| (left.fate, left.retry))
         .collect();
     assert_eq!(left, [(Fate::MaybeProcessed, false), (Fate::NotProcessed, true)]);
-    // An end that has come before stays.
+    // An earlier end is kept.
     let mut scene = Scene::new(&keys, 500);
     scene.mux.end_of_stream(NOW, &[]);
     assert_eq!(scene.mux.abandon(), ConnectionError::Truncated);

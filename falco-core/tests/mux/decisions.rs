@@ -27,7 +27,7 @@ fn at_its_own_limit_a_source_loses_its_own_and_at_twice_that_gets_nothing() {
     assert_eq!(admit(&mut admission, 5, source(2), 0), Some(vec![]));
     assert_eq!(admission.waits(5, ms(0)), None);
     assert_eq!(admission.waits(4, ms(0)), None, "one is being dropped");
-    // It stays after all, so another goes.
+    // Its bytes have arrived, so it is kept and another connection is dropped.
     admission.keep(selected[0]);
     let other = admission.waits(4, ms(0));
     assert!(

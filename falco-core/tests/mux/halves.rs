@@ -377,7 +377,7 @@ fn a_failure_ends_both_bodies_but_not_one_that_has_ended() {
     halves.fail(ENDED);
     assert_eq!(halves.input_end(), Some(Err(Why::Lost)));
     assert!(!halves.arrived(1));
-    // Its own body was finished: that it may not have arrived is said by the answer.
+    // Its own body was finished. The answer tells whether it has arrived.
     let mut halves = Halves::<Why>::of_client(64);
     halves.finish().unwrap();
     halves.fail(Why::Lost);

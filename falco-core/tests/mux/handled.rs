@@ -1,4 +1,4 @@
-//! What becomes of a request when its handler ends.
+//! The outcome of a request when its handler ends.
 
 use core::fmt;
 

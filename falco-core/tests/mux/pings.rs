@@ -1,4 +1,4 @@
-//! Pings that callers wait for: when they complete, and what becomes of them with the connection.
+//! Pings that callers wait for: when they complete, and their outcome when the connection ends.
 
 use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Unfinished};
 use falco_core::testing::{CountingRng, classic_key, noise_client, raw_frame};
@@ -87,7 +87,7 @@ fn on_a_wire_without_a_pong_a_ping_completes_when_it_is_written() {
     // The stream breaks before it was written.
     assert!(mux.ping(Call::new(0, (), 2)).is_ok());
     assert!(only(mux.finish_pings()).retry);
-    // A write has failed, or was given up. Nobody knows whether the ping was sent.
+    // A write has failed, or was given up. It is not known whether the ping was sent.
     assert!(mux.ping(Call::new(0, (), 2)).is_ok());
     assert!(mux.seal(NOW, &mut out, |(), error| panic!("{error}")).unwrap() > 0);
     mux.abandon();

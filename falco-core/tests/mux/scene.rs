@@ -1,4 +1,4 @@
-//! A client's mux and a server that says exactly what a test has it say.
+//! A client's mux, and a server that sends exactly the frames that a test chooses.
 
 use falco_core::mux::{Call, ClientMux, ClientStep};
 use falco_core::noise::{HeapTable, NoiseClient};
@@ -74,7 +74,7 @@ impl<'k> Scene<'k> {
         sent
     }
 
-    /// The server says `frames`; which requests have their end by it.
+    /// The server sends `frames`. Returns the requests that complete because of them.
     pub(crate) fn hear(&mut self, frames: &[u8]) -> Vec<End> {
         let mut unread = self.server.seal(frames);
         let mut ends = Vec::new();

@@ -234,7 +234,7 @@ impl Run {
             down.finished = true;
             let id = handler.id;
             if self.duo.server.finish_answer(id).is_ok() {
-                // What is left of its request is read by nobody.
+                // The rest of its request is not read.
                 self.duo.server.discard(id);
             }
             self.running.remove(&number);

@@ -217,7 +217,7 @@ fn a_small_request_waits_for_at_most_two_records_of_eight_streams_at_full_speed(
                     Event::Part(number, body) => {
                         let number = *number;
                         moved[usize::try_from(number).unwrap()] += body.len();
-                        // Nobody reads the eighth.
+                        // The eighth is not read.
                         if number < 8 && upwards {
                             duo.server.credit(duo.id(number), body.len(), true);
                         } else if number < 8 {

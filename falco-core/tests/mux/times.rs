@@ -189,7 +189,7 @@ fn a_late_poll_that_begins_with_recv_reads_what_is_still_in_the_stream() {
         let step = server.recv(now, &mut ping);
         assert!(matches!(step, Ok(ServerStep::Skip { .. })), "{late}: {step:?}");
         assert_eq!(server.poll_timeout(), Some(now + LIFETIME), "{late}");
-        // The end of the stream says more than that the lifetime has passed.
+        // The end of the stream is the more precise reason than the lifetime.
         let (mut client, mut server) = pair((&keys.0, &keys.1));
         let now = ms(9_000 + late);
         assert!(client.recv(now, &mut []).is_ok() && server.recv(now, &mut []).is_ok());
@@ -387,7 +387,8 @@ fn a_client_that_keeps_taking_bytes_does_not_expire() {
                 assert!(served.seal(30_036) > 30_000);
             }
         }
-        // Behind the last output no answer is queued, so nobody knows whether the client takes it.
+        // No answer is queued behind the last output, so the server cannot know whether the client
+        // reads it.
         assert_eq!(served.seal(100_000), 0);
         let paused = if reads { Duration::ZERO } else { LIFETIME };
         let end = served.now + LIFETIME + paused;

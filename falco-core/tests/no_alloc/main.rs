@@ -1,4 +1,4 @@
-//! That connections allocate nothing, and how large they are. A test binary of its own, because it
+//! Connections allocate nothing, and have known sizes. A test binary of its own, because it
 //! replaces the allocator with one that counts.
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What the server's CLOSE and its own do to a client.
+//! What a CLOSE, the server's or its own, does to a client.
 
 use std::rc::Rc;
 

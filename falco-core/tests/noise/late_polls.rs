@@ -1,5 +1,5 @@
-//! A late poll: what has arrived is read before a deadline that has passed counts, and a peer that
-//! is gone is not kept.
+//! Late polls: what has arrived is read before a deadline that has passed takes effect, and the
+//! connection to a dead peer ends.
 
 use crate::common::noise::{BEGIN, NoiseEvent, PART, PING, PONG, REFUSE, at_client, at_server, begin};
 use crate::common::{ms, secrets, span};

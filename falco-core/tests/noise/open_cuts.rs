@@ -1,5 +1,5 @@
-//! A session with open bodies, split into reads of one byte, and cut at every byte: no side takes a
-//! body for whole that was cut off.
+//! A session with open bodies, split into reads of one byte, and cut at every byte: neither side
+//! reports a body as complete that was cut off.
 
 use crate::common::noise::{
     AtClient, AtServer, BEGIN, CLOSE, CREDIT, END, MESSAGE, NoiseEvent, OPEN, PART, Rig, at_client_with,
@@ -122,7 +122,7 @@ fn a_client_whose_stream_is_cut_at_any_byte_does_not_take_an_answer_for_whole() 
         closed += usize::from(complete);
         assert_eq!(end, Some(expected), "cut at {cut}");
         if !complete {
-            // Whoever has begun may have reached a handler, unless nothing at all came.
+            // A request that has begun may have reached a handler, unless no byte has arrived.
             let fate = if cut == 0 {
                 Fate::NotProcessed
             } else {

@@ -1,4 +1,4 @@
-//! What each frame of an open body does to either side, in its place and out of it.
+//! What each frame of an open body does to either side, when it is expected and when it is not.
 
 use crate::common::noise::{
     AtClient, AtServer, BEGIN, CANCEL, CLOSE, CREDIT, END, Frame, MESSAGE, NoiseEvent, OPEN, PART, PING, REFUSE, Rig,

@@ -256,7 +256,7 @@ impl<'k> Service<'k> {
         self.pipes[0].gauge.written.get()
     }
 
-    /// Closes the stream, without a word.
+    /// Closes the stream without a CLOSE.
     pub(crate) fn hang_up(&self) {
         self.pipes[1].closed.set(true);
         self.world.stir();

@@ -122,7 +122,7 @@ impl Drop for Guard<'_> {
         if let Some(mut reader) = self.reader.take() {
             reader.give_up();
             // Done before the stream is shut down, which may panic: the other callers must not wait
-            // for ever.
+            // forever.
             let mut state = self.exclusive.lock();
             state.ended = true;
             for waiting in &state.queue {

@@ -143,7 +143,7 @@ where
     }
 
     /// Serves the connection until it has ended, and returns what ended it. Returns `None` if
-    /// another thread goes on.
+    /// another thread has taken over.
     fn serve(mut self: Box<Self>) -> Option<io::Result<ConnectionError>> {
         loop {
             let step = self.run();

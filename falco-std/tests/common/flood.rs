@@ -54,7 +54,7 @@ pub(crate) enum Flood {
 }
 
 /// A server of a process with a limit of open files (0: that of this process) and one of half-open
-/// connections (0: the default). It says its address, and then what it has counted.
+/// connections (0: the default). It prints its address, and then what it has counted.
 pub(crate) fn server(arguments: &str) {
     let (limit, max_half_open) = arguments.split_once(' ').unwrap();
     let limit: u64 = limit.parse().unwrap();
@@ -176,7 +176,7 @@ pub(crate) fn flood(arguments: &str) {
     }
 }
 
-/// The hello of a client that the server has seen, as somebody on the way sees it.
+/// The hello of a client that the server has received, as an observer on the network records it.
 fn recording(address: SocketAddr, number: u64) -> Vec<u8> {
     let hello = hello(1000 + number);
     let mut stream = TcpStream::connect(address).unwrap();

@@ -164,8 +164,8 @@ impl ClientBuilder {
     }
 
     /// Whether requests that wait for a connection fail as soon as an attempt to connect fails. By
-    /// default they wait for further attempts within their time limit. The client then goes on
-    /// connecting although no request waits, so that it has a connection as soon as the server is
+    /// default they wait for further attempts within their time limit. The client then continues to
+    /// connect although no request waits, so that it has a connection as soon as the server is
     /// back.
     pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
         self.fail_fast = fail_fast;

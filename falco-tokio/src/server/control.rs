@@ -68,7 +68,7 @@ struct Busy {
     /// Requests that were cancelled and whose handlers still run.
     cancelled: HashSet<RequestId>,
     /// Notified when a request is cancelled or the connection ends. A request is here while
-    /// something waits for that, so that a client which cancels it wakes nobody else.
+    /// something waits for that, so that cancelling it wakes no other handler.
     waiting: HashMap<RequestId, Arc<Notify>>,
     /// Notified when the connection drains or ends. Created when something waits for that.
     closing: Option<Arc<Notify>>,

@@ -96,7 +96,7 @@ impl<'r> Pieces<'r> {
     }
 }
 
-/// The server has said that the connection to its target has failed.
+/// The server has reported that the connection to its target has failed.
 fn cut_off() -> io::Error {
     let text = "the server has lost its connection to the target";
     io::Error::new(io::ErrorKind::ConnectionReset, text)

@@ -20,7 +20,7 @@ fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// A reset is no end: neither side takes what it has received for all of it.
+/// A reset is not an end: neither side may take what it has received as complete.
 fn reset_reaches_the_other_end(program_resets: bool) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = serve(&["--forward", &listener.local_addr().unwrap().to_string()]);
@@ -91,7 +91,7 @@ fn a_reset_by_a_program_is_noticed_while_the_target_does_not_read() {
     fails(&at_target);
 }
 
-/// The nearest to a reset that a Unix socket has: it was closed with bytes that nobody has read.
+/// What comes closest to a reset on a Unix socket: it was closed with unread bytes.
 #[test]
 fn a_program_that_closes_a_unix_socket_early_is_noticed_while_the_target_does_not_read() {
     let (scratch, listener) = (Scratch::new(), TcpListener::bind("127.0.0.1:0").unwrap());

@@ -17,7 +17,7 @@ use crate::tool::{
     with_piped_key,
 };
 
-/// A server whose standard error is a pipe that nobody reads.
+/// A server whose standard error is a pipe that is not read.
 fn unheard(words: &[&str]) -> (Served, ChildStderr) {
     let mut command = piped(&["serve", "--listen", "127.0.0.1:0"]);
     command.args(words);

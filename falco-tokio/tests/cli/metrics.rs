@@ -201,7 +201,7 @@ fn metrics_of_a_client_count_what_it_does() {
     client.stop();
 }
 
-/// Nobody needs a key to connect to the metrics.
+/// Connecting to the metrics needs no key.
 #[cfg(target_os = "linux")]
 #[test]
 fn strangers_at_the_metrics_take_few_descriptors_and_keep_nobody_out() {
@@ -226,7 +226,7 @@ fn strangers_at_the_metrics_take_few_descriptors_and_keep_nobody_out() {
     assert_eq!(server.send("let me through").good(), "let me through");
     let mut stream = TcpStream::connect(&address).unwrap();
     assert!(ask(&mut stream, "GET /metrics?x=y").starts_with("HTTP/1.1 200 OK\r\n"));
-    // Nobody stays for long.
+    // No connection lasts long.
     for stream in &mut silent {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert!(!matches!(stream.read(&mut [0]), Ok(1..)));

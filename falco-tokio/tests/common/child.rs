@@ -1,12 +1,12 @@
-//! A part of a test in a process of its own: the suite's own program, run again for one role. Lines
-//! go both ways.
+//! A part of a test in a separate process: the program of the suite, run again for one role. Both
+//! processes exchange lines.
 
 use core::time::Duration;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-/// Before what a role says, so that it is told from what the test harness says.
+/// The prefix of lines of a role, which distinguishes them from those of the test harness.
 const MARK: &str = "@ ";
 /// Which role to play.
 const ROLE: &str = "FALCO_TEST_ROLE";
@@ -50,7 +50,7 @@ impl Child {
         }
     }
 
-    /// What it says next.
+    /// The next line that it prints.
     pub(crate) fn line(&self) -> String {
         self.lines
             .recv_timeout(PATIENCE)
@@ -91,13 +91,13 @@ pub(crate) fn role() -> Option<(String, String)> {
     Some((std::env::var(ROLE).ok()?, std::env::var(ARGUMENTS).ok()?))
 }
 
-/// Says a line to whoever has spawned this process.
+/// Prints a line for the process that has spawned this one.
 pub(crate) fn say(line: impl core::fmt::Display) {
     // The harness may have begun a line of its own.
     println!("\n{MARK}{line}");
 }
 
-/// The next order; none when nobody gives any more.
+/// The next order, or `None` when there are no more.
 pub(crate) fn next_order() -> Option<String> {
     let mut line = String::new();
     let count = std::io::stdin().read_line(&mut line).unwrap();

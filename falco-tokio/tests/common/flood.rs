@@ -151,7 +151,8 @@ async fn flood(arguments: &str) {
     }
 }
 
-/// The hello of a client that then completes its handshake, as somebody on the way sees it.
+/// The hello of a client that then completes its handshake, as an observer on the network records
+/// it.
 async fn recording(address: SocketAddr) -> Vec<u8> {
     let mut peer = RawPeer::new(address).await;
     let hello = peer.pending_output();

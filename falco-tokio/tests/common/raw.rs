@@ -1,5 +1,4 @@
-//! A client that has the key and does with the bytes what it likes: the core's machine, and a
-//! socket.
+//! A client that has the key and sends what a test chooses: a connection of the core, and a socket.
 #![allow(clippy::wildcard_enum_match_arm, reason = "what is not asked for is passed over")]
 
 use core::net::SocketAddr;
@@ -31,7 +30,7 @@ pub(crate) struct RawPeer {
 }
 
 impl RawPeer {
-    /// Connects, and has said nothing yet.
+    /// Connects, and sends nothing.
     pub(crate) async fn new(address: SocketAddr) -> Self {
         let secrets = Secrets {
             noise: vec![key(1)],
@@ -76,7 +75,7 @@ impl RawPeer {
         }
     }
 
-    /// A request as bytes, which are the caller's to send.
+    /// The bytes of a request. The caller sends them.
     pub(crate) fn sealed(&mut self, body: impl Into<Bytes>) -> Vec<u8> {
         self.ticket += 1;
         assert!(self.mux.request(Call::new(self.ticket, body.into(), ())).is_ok());
@@ -93,8 +92,8 @@ impl RawPeer {
         part
     }
 
-    /// Sends a ping, so that the connection lives on, and waits for its answer; or for a refusal,
-    /// if one comes before.
+    /// Sends a ping, so that the connection stays open, and waits for its answer, or for a refusal
+    /// if that arrives first.
     pub(crate) async fn ping(&mut self) -> Option<Refusal> {
         self.mux.ping(Call::new(0, (), ())).unwrap();
         // Its record and not a byte more: what else waits is to wait on.
@@ -110,7 +109,7 @@ impl RawPeer {
         }
     }
 
-    /// What comes next: an answer, or why there is none. `None` is the end of the connection.
+    /// The next answer or refusal. `None` is the end of the connection.
     pub(crate) async fn answer(&mut self) -> Option<Result<Vec<u8>, Refusal>> {
         loop {
             match self.step().await? {
@@ -147,7 +146,7 @@ impl RawPeer {
     }
 }
 
-/// What came in one step.
+/// What arrived in one step.
 enum Came {
     Established,
     Answer(Vec<u8>),

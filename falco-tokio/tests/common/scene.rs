@@ -1,5 +1,5 @@
-//! A server that runs in one thread, so that whoever holds up one connection holds up all, and
-//! beside it a client that behaves, whose latency is watched.
+//! A server on one thread, so that anything that blocks one connection blocks all, and a
+//! well-behaved client whose latency is measured.
 
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! What a process takes from the system, as Linux tells it.
+//! What a process uses of the system, as Linux reports it.
 
 use core::fmt;
 use std::fs;

@@ -171,7 +171,7 @@ impl Scripted {
         while self.ends.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(1));
         }
-        // What was sent has come.
+        // What was sent has arrived.
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -195,7 +195,7 @@ fn run(listener: TcpListener, event: Event, admitted: bool, ends: &AtomicBool) {
         ends.store(false, Ordering::Relaxed);
     }
     let listener = if event == Event::Refused {
-        // For a while there is nobody.
+        // For a while there is no server.
         let address = listener.local_addr().unwrap();
         drop(listener);
         thread::sleep(Duration::from_millis(200));

@@ -1,5 +1,5 @@
-//! A peer as a child process: started, read line by line, waited for no longer than a bound, and
-//! killed by its own id in the end. What the peers are and where they come from is in `setup.rs`.
+//! A peer as a child process. It is started, read line by line within a time limit, and killed by
+//! its process id in the end. What the peers are and where they come from is in `setup.rs`.
 
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
@@ -143,7 +143,7 @@ impl Peer {
         self.seen.iter().filter(|line| line.contains(word)).count()
     }
 
-    /// Waits for the process to end and gives what it returned and all that it has said.
+    /// Waits until the process has ended. Returns its exit status and all that it has printed.
     pub(crate) fn finish(mut self) -> (ExitStatus, Vec<String>) {
         let deadline = Instant::now() + PATIENCE;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {

@@ -1,5 +1,5 @@
-//! A relay between a client and a server of the tests that keeps what the client sends. What passes
-//! it may be cut anew, so large messages go around it.
+//! A relay between a client and a server of the tests, which records what the client sends. It may
+//! split the stream differently, so tests with large messages do not use it.
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::io::{Read, Write};
@@ -40,7 +40,7 @@ impl Tap {
         Self { address, sent }
     }
 
-    /// What the client has sent, a connection each.
+    /// What the client has sent on each connection.
     pub(crate) fn sent(&self) -> Vec<Vec<u8>> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

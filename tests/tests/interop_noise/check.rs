@@ -1,4 +1,4 @@
-//! What the tests ask for and how they check what came.
+//! The requests of the tests, and how they check the answers.
 
 use std::collections::BTreeSet;
 

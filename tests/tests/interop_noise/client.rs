@@ -1,5 +1,5 @@
-//! A client on the crate snow: it does what its steps say, over one connection, and says what comes
-//! in lines.
+//! A client on the crate snow: it carries out its steps over one connection, and prints a line for
+//! each event.
 
 use core::net::SocketAddr;
 use core::time::Duration;

@@ -43,7 +43,7 @@ impl Frame {
     }
 }
 
-/// What came of waiting for a frame.
+/// The result of waiting for a frame.
 #[derive(Debug)]
 pub(super) enum Next {
     Frame(Frame),
@@ -94,7 +94,7 @@ fn settings(options: &Options) -> Vec<u8> {
 }
 
 impl Link {
-    /// Says hello and reads the welcome. The error says why not.
+    /// Sends the hello and reads the welcome. The error is the reason for a failure.
     pub(super) fn call(mut pipe: Pipe, options: &Options) -> Result<Self, String> {
         let psk = hmac(&options.secret, b"FalcoTCP-noise/1 psk");
         let clear = clear(options);
@@ -124,7 +124,8 @@ impl Link {
         Ok(Self::new(pipe, unread, noise, theirs, options))
     }
 
-    /// Reads the hello and says welcome. The error says why not; then not a byte was sent.
+    /// Reads the hello and sends the welcome. The error is the reason for a failure; then no byte
+    /// was sent.
     pub(super) fn accept(mut pipe: Pipe, options: &Options) -> Result<Self, String> {
         let psk = hmac(&options.secret, b"FalcoTCP-noise/1 psk");
         let mut unread = Vec::new();

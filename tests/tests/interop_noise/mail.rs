@@ -1,5 +1,5 @@
-//! The stranger's messages on their way, both out and in: large ones are cut into parts and take
-//! turns with all others.
+//! The messages that the peer sends and receives. Large ones are cut into parts and take turns with
+//! all others.
 
 use std::collections::{BTreeMap, VecDeque};
 

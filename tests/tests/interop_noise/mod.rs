@@ -1,9 +1,9 @@
-//! What the interop tests of the noise wire are made of: the strangers, who know nothing of
-//! falco-core, and our own side.
+//! What the interop tests of the noise wire consist of: peers that do not use falco-core, and our
+//! own side.
 //!
-//! `link.rs`, `mail.rs`, `server.rs` and `client.rs` are a stranger written on the crate snow;
-//! `peer_noise.py` is another on the Python package noiseprotocol. `peer.rs` starts either.
-//! `ours.rs` and `side.rs` drive our machines over a socket.
+//! `link.rs`, `mail.rs`, `server.rs` and `client.rs` are a peer on the crate snow. `peer_noise.py`
+//! is a peer on the Python package noiseprotocol. `peer.rs` starts either. `ours.rs` and `side.rs`
+//! drive our machines over a socket.
 
 #[path = "../../peers/bodies.rs"]
 pub(crate) mod bodies;
@@ -28,7 +28,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) secret: [u8; 32],
-    /// The secret by which a stranger names its key: its own, unless it lies.
+    /// The secret from which a peer derives the key id: its own, or another one for a test of a
+    /// wrong id.
     pub(crate) named: [u8; 32],
     pub(crate) context: &'static str,
     pub(crate) max_record: u16,

@@ -32,7 +32,7 @@ pub(crate) struct OurClient {
 }
 
 impl OurClient {
-    /// Connects and says nothing yet.
+    /// Connects, and sends nothing.
     pub(crate) fn start(address: SocketAddr, options: &Options) -> Self {
         let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server listens");
         let key = NoiseClient::new(key(options), options.context, RustCrypto).expect("a short context");

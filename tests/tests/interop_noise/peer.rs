@@ -1,6 +1,6 @@
-//! A stranger at work: on the crate snow as a thread, on the Python package noiseprotocol as a
-//! child process. Both say the same lines. Nothing waits for either longer than a bound, and a
-//! child is killed by its own id in the end.
+//! A running peer: on the crate snow as a thread, on the Python package noiseprotocol as a child
+//! process. Both print the same lines. Waiting for either is limited, and a child is killed by its
+//! process id in the end.
 
 use core::fmt::Write;
 use core::net::{Ipv4Addr, SocketAddr};
@@ -42,7 +42,7 @@ fn interpreter() -> Option<&'static Path> {
     python::interpreter(INSTALLED.get_or_init(|| python::install(&NOISEPROTOCOL)))
 }
 
-/// A stranger at work. What it has started ends when this is dropped, or with the test's process.
+/// A running peer. What it has started ends when this is dropped, or with the test's process.
 pub(crate) struct Peer {
     lines: Receiver<String>,
     seen: Vec<String>,
@@ -84,7 +84,7 @@ impl Peer {
         let (to, lines) = mpsc::channel();
         thread::spawn(move || {
             let say = |line| {
-                // Nobody listens once the test is over.
+                // There is no receiver once the test is over.
                 let _ = to.send(line);
             };
             work(&say);
@@ -130,7 +130,7 @@ impl Peer {
         line
     }
 
-    /// Waits for its end and gives all that it has said.
+    /// Waits for its end, and returns all that it has printed.
     pub(crate) fn finish(mut self) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         while self.seen.last().is_none_or(|line| line != DONE) {

@@ -1,5 +1,5 @@
-//! A socket of which a thread reads all that comes, so that a side which writes never waits for one
-//! that waits for it. Both sides of the tests stand on it; nothing of the protocol is here.
+//! A socket from which a thread reads all that arrives, so that two sides that write never wait for
+//! each other. Both sides of the tests use it; nothing of the protocol is here.
 
 use core::time::Duration;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ pub(super) struct Pipe {
     incoming: Receiver<Vec<u8>>,
 }
 
-/// What came of waiting for bytes.
+/// The result of waiting for bytes.
 pub(super) enum Came {
     Bytes(Vec<u8>),
     /// The time is over.

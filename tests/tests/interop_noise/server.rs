@@ -1,5 +1,5 @@
-//! A server on the crate snow: one connection, answered until the client closes. It says what
-//! happens in lines.
+//! A server on the crate snow: one connection, answered until the client closes. It prints a line
+//! for each event.
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -37,7 +37,7 @@ pub(super) fn serve(listener: &TcpListener, options: &Options, say: &dyn Fn(Stri
     assert_eq!((first.kind, first.id, first.body.len()), (kind::PING, 0, 8));
     assert!(link.is_between_records(), "the PING is alone in its record");
     let pong = Frame::new(kind::PONG, 0, &first.body);
-    // A frame of a kind that nobody knows is to be passed over.
+    // A frame of an unknown kind is to be skipped.
     link.send(&[pong, Frame::new(200, 7, b"later"), Frame::new(kind::PING, 0, OWN_PING)]);
     say("established".to_owned());
     let mut serving = Serving {

@@ -1,4 +1,5 @@
-//! The two ends of the line between the process that is looked into and the one that looks.
+//! Both ends of the connection between the process whose memory is searched and the one that
+//! searches.
 
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;

@@ -1,5 +1,5 @@
-//! Entropy that both processes can compute: the one that is looked into uses it up, the one that
-//! looks knows what was drawn.
+//! Entropy that both processes can compute: the one that is searched uses it, and the one that
+//! searches knows what was drawn.
 
 use core::convert::Infallible;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -120,7 +120,7 @@ impl Needles {
         self.halves(Kind::Psk(number), &format!("the pre-shared key of {what}"), &psk(&key));
     }
 
-    /// The secrets of a client whose hello under key `number` nobody has answered.
+    /// The secrets of a client whose hello under key `number` has no answer.
     pub(crate) fn of_hello(&mut self, number: u64, hello: &[u8]) {
         let (clear, hello) = hello.split_at(10);
         let (to_server, _) = hello.split_at(32);

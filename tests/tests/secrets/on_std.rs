@@ -157,8 +157,8 @@ pub(crate) fn classic(control: &mut Control) {
     control.look("gone");
 }
 
-/// A hello that nobody follows up, as a replay is: the server answers it, and ends the connection
-/// at the deadline.
+/// A hello after which nothing follows, as in a replay: the server answers it, and ends the
+/// connection at the deadline.
 pub(crate) fn replayed(control: &mut Control) {
     let settings = Settings::new().with_handshake_timeout(SETTLED).expect("it is in range");
     let server = Server::builder(key(1)).settings(settings).entropy(entropy(Who::Server));

@@ -190,8 +190,8 @@ pub(crate) fn classic(control: &mut Control) {
     control.look("gone");
 }
 
-/// A hello that nobody follows up, as a replay is: the server answers it, and ends the connection
-/// at the deadline.
+/// A hello after which nothing follows, as in a replay: the server answers it, and ends the
+/// connection at the deadline.
 pub(crate) fn replayed(control: &mut Control) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

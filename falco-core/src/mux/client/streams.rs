@@ -169,9 +169,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// Does what the halves of an open request want: gives credit for what its caller has taken,
-    /// and accepts what it has sent, which `next` takes out. Call it when a half has something for
-    /// the connection, and for what [`poll_writable`](Self::poll_writable) returns.
+    /// Moves data between the halves of an open request and the connection: gives credit for what
+    /// its caller has taken, and accepts what it has sent, which `next` takes out. Call it when a
+    /// half has something for the connection, and for what [`poll_writable`](Self::poll_writable)
+    /// returns.
     ///
     /// If the caller has dropped a half before its body was complete, the request is cancelled, and
     /// its waiter is returned.

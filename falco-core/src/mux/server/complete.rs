@@ -1,4 +1,4 @@
-//! How a handler has ended, and what becomes of its request.
+//! How a handler has ended, and the outcome of its request.
 
 use core::error::Error;
 
@@ -44,8 +44,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// An answer is sent even if its request was cancelled meanwhile. Nothing is sent if the
     /// request has completed already or the connection has ended.
     ///
-    /// Returns whether an answer is queued. `false` means that nobody waits for one: the client has
-    /// cancelled the request, it has completed in another way, or the connection has ended.
+    /// Returns whether an answer is queued. `false` means that no caller waits for one: the client
+    /// has cancelled the request, it has completed in another way, or the connection has ended.
     ///
     /// # Errors
     /// The request was refused, with the refusal that the client receives: an open request that has

@@ -44,9 +44,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Some(Halves::new(bytes(self.machine.window()), false))
     }
 
-    /// Does what the halves of an open request want: gives credit for what its handler has taken,
-    /// and accepts what it has sent, which `next` takes out. Call it when a half has something for
-    /// the connection, and for what [`poll_writable`](Self::poll_writable) returns.
+    /// Moves data between the halves of an open request and the connection: gives credit for what
+    /// its handler has taken, and accepts what it has sent, which `next` takes out. Call it when a
+    /// half has something for the connection, and for what [`poll_writable`](Self::poll_writable)
+    /// returns.
     pub fn pump<E: Clone + From<StreamError>>(
         &mut self,
         id: RequestId,

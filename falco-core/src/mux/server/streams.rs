@@ -205,8 +205,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// The client has cancelled a request. Returns whether its handler has to learn of it: not if
-    /// it has not received the request, or has finished its answer.
+    /// The client has cancelled a request. Returns whether to notify its handler: not if it has not
+    /// received the request, or has finished its answer.
     pub(super) fn cancel_open(&mut self, id: RequestId) -> bool {
         let Some(streams) = &mut self.streams else {
             return true;

@@ -78,7 +78,7 @@ where
         if own.is_none() {
             requests.send();
         }
-        // Otherwise this thread sends the answer when it goes on.
+        // Otherwise this thread sends the answer when it continues.
         own
     }
 }

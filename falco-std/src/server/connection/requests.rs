@@ -92,7 +92,7 @@ where
                 drop(place);
             }
         }
-        // The request's body is gone, and its answer counts from now on.
+        // The request's body was dropped, and its answer counts from now on.
         drop(held);
     }
 }
@@ -125,7 +125,7 @@ impl<H> Requests<H> {
         self.slow.load(Ordering::Relaxed)
     }
 
-    /// Hands the result of a handler to the connection with `submit`. Returns what became of the
+    /// Hands the result of a handler to the connection with `submit`. Returns the outcome of the
     /// request, as [`State::answer`] does.
     fn complete<T>(
         &self,

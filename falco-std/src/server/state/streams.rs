@@ -79,8 +79,8 @@ impl ConnectionHandle for StreamHandle {
 pub(in crate::server) struct Open(Arc<Pipe>);
 
 impl Drop for Open {
-    /// Without effect if the request has ended. Otherwise its connection is gone, for instance by a
-    /// panic of its stream, and a handler that waits has to know.
+    /// Without effect if the request has ended. Otherwise its connection has ended, for instance by
+    /// a panic of its stream, and this wakes a handler that waits.
     fn drop(&mut self) {
         self.0.update(|halves| halves.lose(LostRequest::DROPPED));
     }
@@ -157,7 +157,7 @@ impl State {
         self.push_work(now, id, Work::Open(pipe, place))
     }
 
-    /// Does what the halves of an open request want.
+    /// Moves data between the halves of an open request and the mux.
     pub(super) fn pump(&mut self, id: RequestId) {
         if let Some(pipe) = self.opens.pipe(id) {
             pipe.pump(|halves, next| self.mux.pump(id, halves, next));

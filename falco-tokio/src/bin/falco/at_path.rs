@@ -6,9 +6,9 @@ use std::path::Path;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(unix), expect(dead_code, reason = "there are no sockets at paths"))]
 pub(crate) enum AtPath {
-    /// A socket on which somebody listens, as far as this user can tell.
+    /// A socket on which a program listens, as far as this user can tell.
     Server,
-    /// A socket on which nobody listens.
+    /// A socket on which no program listens.
     DeadSocket,
     /// Something else, a symbolic link included.
     NoSocket,

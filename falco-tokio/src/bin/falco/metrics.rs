@@ -1,6 +1,5 @@
-//! Metrics of a server or a client in the text format of Prometheus, over HTTP. Whoever can connect
-//! needs no key, so all of its connections together take few descriptors, and each lasts a short
-//! time.
+//! Metrics of a server or a client in the text format of Prometheus, over HTTP. Connecting needs no
+//! key. So all connections together take few descriptors, and each lasts a short time.
 
 use core::fmt;
 use core::net::SocketAddr;

@@ -25,8 +25,8 @@ struct Shared {
 struct State {
     left: usize,
     shares: KeyShares,
-    /// Those who wait, by key and in the order in which they came. None of them may have one of the
-    /// places that are left.
+    /// The waiters, by key and in the order in which they began to wait. None of them may have one
+    /// of the places that are left.
     waiting: BTreeMap<Option<KeyId>, BTreeMap<u64, Sender<Place>>>,
     /// How many have waited.
     waited: u64,
@@ -175,7 +175,7 @@ impl Drop for Place {
         let is_idle = state.left == self.places.0.all;
         drop(state);
         for (key, to) in found {
-            // Whoever has stopped waiting meanwhile does not take it, and it is dropped here.
+            // A waiter that has stopped waiting does not take it, and it is dropped here.
             drop(to.send(self.places.place(key)));
         }
         if is_idle {

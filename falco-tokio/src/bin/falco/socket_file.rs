@@ -123,7 +123,7 @@ fn identity(file: &Metadata) -> Identity {
     (file.dev(), file.ino())
 }
 
-/// The file at `path` if it is a socket on which nobody listens.
+/// The file at `path` if it is a socket on which no program listens.
 async fn dead_socket(path: &Path) -> Option<Identity> {
     let found = fs::symlink_metadata(path).ok()?;
     if at_path::look(path) != AtPath::DeadSocket {

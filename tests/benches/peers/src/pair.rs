@@ -1,4 +1,4 @@
-//! What `run` and its children say to each other: lines on standard input and output.
+//! The lines that `run` and its children exchange on standard input and output.
 
 use core::net::SocketAddr;
 use std::io::{BufRead as _, Write as _, stdin, stdout};

@@ -1,4 +1,4 @@
-//! What a process asks the system about itself, and asks of it.
+//! What a process queries and sets in the system: its own use of processor and memory, and limits.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};

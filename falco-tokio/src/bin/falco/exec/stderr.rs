@@ -62,7 +62,7 @@ impl Stderr {
     }
 }
 
-/// Copies whole lines until nobody holds the other end.
+/// Copies whole lines until the other end is closed.
 fn copy(mut from: PipeReader) {
     let mut allowance = Allowance::new(Instant::now());
     let mut text = vec![0; LONGEST];

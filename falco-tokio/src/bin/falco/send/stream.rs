@@ -1,5 +1,4 @@
-//! Messages and answers that are longer than anyone wants to hold: they are sent and written as
-//! they arrive.
+//! Messages and answers that are too long for memory: they are sent and written as they arrive.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, stdin};
