@@ -123,7 +123,7 @@ fn a_command_that_cannot_be_run_is_reported_at_the_start() {
     let file = scratch.file("file", b"");
     for (command, hint) in [
         ("/nonexistent/command", "install it"),
-        ("nonexistent-command", "install it"),
+        ("nonexistent-command", "No such file or directory"),
         (file.as_str(), "that this user may run"),
         ("/", "that this user may run"),
     ] {

@@ -42,7 +42,7 @@ pub(super) fn check(program: &OsStr) -> io::Result<()> {
     if program.as_encoded_bytes().contains(&b'/') {
         return runs(Path::new(program));
     }
-    let mut found = Err(io::ErrorKind::NotFound.into());
+    let mut found = Err(Errno::NOENT.into());
     for directory in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()) {
         match runs(&directory.join(program)) {
             Ok(()) => return Ok(()),
