@@ -101,6 +101,9 @@
 //! The metrics of a key exist from the time when the server serves with it, before its first use.
 //! The metrics of a retired key stay. Its gauge is 0 once its connections have ended.
 //!
+//! The `server` of requests names all servers of their client, separated by commas, and otherwise
+//! one of them.
+//!
 //! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
 //! `answered`, `not_processed` or `maybe_processed`. An `end`, and the `cause` of a refused
 //! handshake, is a variant of [`ConnectionError`], such as `unauthenticated` (another key or

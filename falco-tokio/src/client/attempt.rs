@@ -30,7 +30,9 @@ enum Stage {
 
 impl Attempt {
     pub(super) fn begin(env: &Env, key: Arc<OwnKey>, server: usize) -> Self {
-        env.counters.attempts.add(1);
+        if let Some(counters) = env.counters.of(server) {
+            counters.attempts.add(1);
+        }
         let dial = env.servers.dial(server);
         let stage = Stage::Dialing(dial.dial(env.connect_timeout, env.settings.lifetime()));
         Self { server, key, stage }
@@ -59,7 +61,9 @@ impl Attempt {
                             return Poll::Pending;
                         }
                         Poll::Ready(Event::Established) => {
-                            env.counters.connected.add(1);
+                            if let Some(counters) = env.counters.of(self.server) {
+                                counters.connected.add(1);
+                            }
                             return Poll::Ready(Ok(connection));
                         }
                         Poll::Ready(Event::Ended(end)) => {
@@ -118,7 +122,9 @@ pub(super) fn completed(env: &Env, round: &mut Round, server: usize) {
     debug!(server = %dial, "connected");
     let random = |bound| env.entropy.below(bound);
     for slow in env.servers.completed(round, server, now, random) {
-        env.counters.attempt_was_slow();
+        if let Some(counters) = env.counters.of(slow) {
+            counters.attempt_was_slow();
+        }
         warn!(server = %env.servers.dial(slow), faster = %dial, "this server is slow to connect");
     }
 }
@@ -140,6 +146,9 @@ pub(super) async fn connect_under(
             }
             Err(error) => error,
         };
+        if let Some(counters) = env.counters.of(server) {
+            counters.attempt_failed(error.attempt_end());
+        }
         let (now, random) = (env.clock.now(), |bound| env.entropy.below(bound));
         if !env.servers.attempt_failed(&mut round, server, now, random) {
             return Err(error);

@@ -306,7 +306,7 @@ impl ClientBuilder {
         let settings = self.settings.build()?.with_streams(self.stream_window, 0);
         let mut entropy = self.entropy;
         let keys = self.key.keys(&mut entropy)?;
-        let counters = Counters::new(servers.to_string());
+        let counters = Counters::new(&servers);
         let connections = self.connections.max(servers.len()).max(1);
         let env = Arc::new(Env {
             key: RwLock::new(OwnKey::new(keys)),

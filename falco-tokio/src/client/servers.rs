@@ -36,6 +36,11 @@ impl Servers {
         self.dials.get(server).unwrap_or(&NOWHERE)
     }
 
+    /// Their names, in their order.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.dials.iter().map(Dial::to_string)
+    }
+
     fn known(&self) -> MutexGuard<'_, mux::Servers> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

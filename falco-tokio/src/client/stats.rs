@@ -3,22 +3,29 @@
 use falco_core::Fate;
 use falco_core::mux::AttemptEnd;
 
+use super::servers::Servers;
 use crate::metrics::{self, Gauge, Histogram};
 use crate::stats::Counter;
 
 #[derive(Debug)]
 pub(super) struct Counters {
-    pub(super) attempts: Counter,
-    pub(super) connected: Counter,
+    servers: Box<[ServerCounters]>,
     pub(super) requests: Counter,
     pub(super) answers: Counter,
     pub(super) errors: Counter,
     pub(super) not_processed: metrics::Counter,
     pub(super) maybe_processed: metrics::Counter,
     pub(super) time: Histogram,
+}
+
+/// What is counted of each server.
+#[derive(Debug)]
+pub(super) struct ServerCounters {
+    pub(super) attempts: Counter,
+    pub(super) connected: Counter,
     pub(super) connections: Gauge,
-    /// The server, as metrics name it.
-    server: String,
+    /// As metrics name it.
+    name: String,
 }
 
 /// Causes of failed attempts whose counters exist from the beginning: a rate does not show the
@@ -44,19 +51,16 @@ pub struct ClientStats {
 }
 
 impl Counters {
-    /// Of a client of the server that is called so.
-    pub(super) fn new(server: String) -> Self {
-        let labels = [("server", server.as_str())];
+    /// Of a client of these servers, whose requests metrics name by all of them.
+    pub(super) fn new(servers: &Servers) -> Self {
+        let all = servers.to_string();
+        let labels = [("server", all.as_str())];
         let counter = |name, what| Counter::with_metric(name, what, &labels);
         let ended = "falco_client_requests_ended_total";
         let what = "Requests that have ended, by outcome";
         let failed = |outcome| metrics::Counter::new(ended, what, &[labels[0], ("outcome", outcome)]);
-        for cause in CAUSES {
-            failed_attempts(&server, cause);
-        }
         Self {
-            attempts: counter("falco_client_attempts_total", "Attempts to connect"),
-            connected: counter("falco_client_connected_total", "Handshakes that completed"),
+            servers: servers.names().map(ServerCounters::new).collect(),
             requests: counter("falco_client_requests_total", "Requests of callers"),
             answers: Counter::with_metric(ended, what, &[labels[0], ("outcome", "answered")]),
             // By fate in other metrics.
@@ -64,9 +68,12 @@ impl Counters {
             not_processed: failed("not_processed"),
             maybe_processed: failed("maybe_processed"),
             time: Histogram::seconds("falco_client_request_seconds", "From the call of a request to its end"),
-            connections: Gauge::new("falco_client_connections", "Established connections", &labels),
-            server,
         }
+    }
+
+    /// Those of a server.
+    pub(super) fn of(&self, server: usize) -> Option<&ServerCounters> {
+        self.servers.get(server)
     }
 
     /// A request has failed.
@@ -75,6 +82,38 @@ impl Counters {
         match fate {
             Fate::NotProcessed => self.not_processed.add(1),
             Fate::MaybeProcessed | _ => self.maybe_processed.add(1),
+        }
+    }
+
+    pub(super) fn read(&self, outstanding: usize) -> ClientStats {
+        ClientStats {
+            outstanding: u64::try_from(outstanding).unwrap_or(u64::MAX),
+            attempts: self.sum(|server| &server.attempts),
+            connected: self.sum(|server| &server.connected),
+            requests: self.requests.get(),
+            answers: self.answers.get(),
+            errors: self.errors.get(),
+        }
+    }
+
+    /// Of all servers.
+    fn sum(&self, counter: impl Fn(&ServerCounters) -> &Counter) -> u64 {
+        self.servers.iter().map(|server| counter(server).get()).sum()
+    }
+}
+
+impl ServerCounters {
+    fn new(name: String) -> Self {
+        let labels = [("server", name.as_str())];
+        let counter = |name, what| Counter::with_metric(name, what, &labels);
+        for cause in CAUSES {
+            failed_attempts(&name, cause);
+        }
+        Self {
+            attempts: counter("falco_client_attempts_total", "Attempts to connect"),
+            connected: counter("falco_client_connected_total", "Handshakes that completed"),
+            connections: Gauge::new("falco_client_connections", "Established connections", &labels),
+            name,
         }
     }
 
@@ -94,18 +133,7 @@ impl Counters {
     }
 
     fn attempt_failed_by(&self, cause: &str) {
-        failed_attempts(&self.server, cause).add(1);
-    }
-
-    pub(super) fn read(&self, outstanding: usize) -> ClientStats {
-        ClientStats {
-            outstanding: u64::try_from(outstanding).unwrap_or(u64::MAX),
-            attempts: self.attempts.get(),
-            connected: self.connected.get(),
-            requests: self.requests.get(),
-            answers: self.answers.get(),
-            errors: self.errors.get(),
-        }
+        failed_attempts(&self.name, cause).add(1);
     }
 }
 

@@ -201,6 +201,38 @@ fn metrics_of_a_client_count_what_it_does() {
     client.stop();
 }
 
+/// A server that is away shows although its client has another one.
+#[test]
+fn metrics_of_a_client_tell_its_servers_apart() {
+    let target = target("ready ");
+    let server = serve(&["--forward", &target]);
+    let away = format!("127.0.0.1:{}", free_port());
+    let port = free_port();
+    let both = format!("{away},{}", server.address);
+    let client = forward(&both, &["--metrics", &format!("127.0.0.1:{port}")]);
+    let mut user = connect(&client);
+    expect(&mut user, "ready ");
+    let has = |metric: &str, server: &str, cause: &str, count: &str| {
+        let line = format!("falco_client_{metric}{{server=\"{server}\"{cause}}} {count}");
+        read(port).lines().any(|other| other == line)
+    };
+    let stream = ",cause=\"stream\"";
+    until("an attempt has failed", || {
+        !has("attempts_failed_total", &away, stream, "0")
+    });
+    assert!(has("attempts_failed_total", &server.address, stream, "0"));
+    assert!(has("connections", &away, "", "0"));
+    assert!(
+        ["1", "2"]
+            .iter()
+            .any(|count| has("connections", &server.address, "", count))
+    );
+    assert!(has("requests_total", &both, "", "1"));
+    drop(user);
+    client.stop();
+    server.stop();
+}
+
 /// Connecting to the metrics needs no key.
 #[cfg(target_os = "linux")]
 #[test]

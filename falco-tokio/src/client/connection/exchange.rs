@@ -35,7 +35,8 @@ impl Connection {
                 ClientStep::Skip { consumed } => self.line.consume(consumed),
                 ClientStep::Established { consumed } => {
                     self.line.consume(consumed);
-                    self.counted = Some(self.env.counters.connections.counted());
+                    let counters = self.env.counters.of(self.server());
+                    self.counted = counters.map(|counters| counters.connections.counted());
                     return Pause::Report(Event::Established);
                 }
                 ClientStep::Answer { consumed, waiter, body } => {

@@ -90,7 +90,9 @@ impl Slot {
         }
         let (now, key, entropy) = (self.env.clock.now(), self.env.key(), &self.env.entropy);
         let (end, why) = (error.attempt_end(), error.again(Fate::NotProcessed));
-        self.env.counters.attempt_failed(end);
+        if let Some(counters) = self.env.counters.of(server) {
+            counters.attempt_failed(end);
+        }
         let random = |bound| entropy.below(bound);
         if self.env.servers.attempt_failed(&mut self.round, server, now, random) {
             // Another server is tried at once, or is being tried.
