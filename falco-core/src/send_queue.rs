@@ -2,9 +2,6 @@
 //! between two of its frames every other message has a turn.
 
 mod lengths;
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-mod tests;
 
 use alloc::collections::VecDeque;
 use core::fmt;
@@ -227,3 +224,7 @@ impl<M, B> fmt::Debug for SendQueue<M, B> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests;
