@@ -110,7 +110,7 @@ class Server(Side):
         kind, number, data = self.link.next(PATIENCE)
         assert (kind, number, len(data)) == (PING, 0, 8)
         assert not self.link.opened, "the PING is alone in its record"
-        # A frame of a kind that nobody knows is to be passed over.
+        # A frame of an unknown kind is to be skipped.
         self.link.send((PONG, 0, data), (200, 7, b"later"), (PING, 0, OWN_PING))
         say("established")
         while not self.closed or self.outbox or self.held:

@@ -141,8 +141,8 @@ def check_killed(scratch):
     for client_does, target_does in (("send receive", "send receive"), ("send", "receive"), ("receive", "send")):
         for victim in ("forward", "serve", "target", "client"):
             told = killed(scratch, victim, client_does, target_does)
-            # The system ends a connection of a killed process in good order if the process has read
-            # everything. The ends of the tunnel have asked it not to.
+            # The system ends a connection of a killed process with a FIN if the process has read
+            # everything. The ends of the tunnel have set the linger time to prevent that.
             allowed = {"reset"} if victim in ("forward", "serve") else {"reset", "end"}
             for side, ends in told.items():
                 assert ends <= allowed, (victim, client_does, side, ends)

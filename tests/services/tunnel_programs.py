@@ -1,4 +1,4 @@
-"""Programs that know nothing of FalcoTCP, through `falco forward` and `falco serve --forward`: Redis,
+"""Programs that do not use FalcoTCP, through `falco forward` and `falco serve --forward`: Redis,
 PostgreSQL, an HTTP server with curl, and netcat."""
 
 import contextlib
