@@ -51,6 +51,12 @@ async fn noise_scenario(control: &mut Control, revoke: bool) {
     control.look("live 0");
     exchange(&client, MANY).await;
     control.look(&format!("{REKEYED} 0"));
+    // The ring grows, and refuses a key that it has.
+    assert!(handle.add_key(key(1)).is_err());
+    for number in 10..60 {
+        handle.add_key(key(number)).expect("it is new");
+    }
+    control.look(&format!("{REKEYED} 0"));
     let id = key(1).id();
     assert!(if revoke {
         handle.revoke_key(id)
