@@ -66,12 +66,17 @@ impl<S: Subscriber> Filter<S> for Limit {
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        self.verbose || *event.metadata().level() > Level::WARN || admit(event, Instant::now())
+        self.verbose || *event.metadata().level() > Level::WARN || is_limited(event) || admit(event, Instant::now())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
         Filter::<S>::max_level_hint(&self.levels)
     }
+}
+
+/// Whether the library has limited the rate of a warning. What it counts in it must not be lost.
+fn is_limited(event: &Event<'_>) -> bool {
+    event.metadata().fields().field("left_out").is_some()
 }
 
 /// Whether a warning is to be written. Counts it if not.
@@ -148,5 +153,51 @@ pub(crate) async fn report_left_out_each_second() {
         LEFT_OUT.notified().await;
         tokio::time::sleep(SECOND).await;
         report_left_out();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Result, Write};
+    use std::sync::Arc;
+
+    use tracing_subscriber::Layer as _;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<AtomicU64>);
+
+    impl Write for Lines {
+        fn write(&mut self, text: &[u8]) -> Result<usize> {
+            self.0.fetch_add(crate::log::lines(text), Ordering::Relaxed);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_warning_that_the_library_has_limited_is_not_limited_again() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let limit = Limit::new(Targets::new().with_default(LevelFilter::WARN), false);
+        let subscriber = tracing_subscriber::registry().with(layer.with_filter(limit));
+        tracing::subscriber::with_default(subscriber, || {
+            for left_out in 0..30 {
+                tracing::warn!(left_out, "of the library");
+            }
+            assert_eq!(lines.0.load(Ordering::Relaxed), 30);
+            let began = Instant::now();
+            for _ in 0..30 {
+                tracing::warn!("of the tool");
+            }
+            let seconds = began.elapsed().as_secs() + 1;
+            assert!(lines.0.load(Ordering::Relaxed) <= 30 + 10 * seconds);
+        });
     }
 }
