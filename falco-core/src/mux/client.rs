@@ -185,13 +185,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Without one it may go to another connection, because this one accepts no new requests.
     pub fn request(&mut self, call: Call<B, W>) -> Result<(), (Call<B, W>, Option<RequestError>)> {
         match self.machine.request(call.body.as_ref().len()) {
-            Ok(_) => {}
+            Ok(request) => self.accept(call, request),
             Err(Error::Request(error)) => return Err((call, Some(error))),
             Err(_) => return Err((call, None)),
         }
-        self.table.insert(call);
-        self.accepted = false;
-        self.fill_queue();
         Ok(())
     }
 
@@ -204,10 +201,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// noise wire, the server is sent a CANCEL if the request has begun. Returns the request and
     /// its fate, or `None` if it has completed.
     pub fn cancel(&mut self, ticket: u64) -> Option<(Call<B, W>, Fate)> {
-        let record = self.table.take(ticket)?;
+        let (call, progress) = self.table.take(ticket)?;
         // A request that was not sealed completely reaches no handler.
         let mut fate = Fate::NotProcessed;
-        match record.progress {
+        match progress {
             Progress::HeldBack => {}
             Progress::Queued => {
                 let unbegun = &mut self.unbegun;
@@ -231,7 +228,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 }
             }
         }
-        Some((record.into_call(ticket), fate))
+        Some((call, fate))
     }
 
     /// Reports that no more bytes are written. `all_accepted` says whether the stream has accepted
@@ -384,7 +381,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Removes a request from those in flight.
     fn complete(&mut self, id: RequestId) -> Option<Begun> {
-        let begun = self.begun.remove(position(&self.begun, id)?)?;
+        let begun = match position(&self.begun, id)? {
+            0 => self.begun.pop_front()?,
+            at => self.begun.remove(at)?,
+        };
         self.held -= begun.length;
         Some(begun)
     }
@@ -392,11 +392,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Takes out a request that has completed. If the server answered or refused it before all of
     /// it was sent, the rest is not sent.
     fn take(&mut self, ticket: u64) -> Option<Call<B, W>> {
-        let record = self.table.take(ticket)?;
-        if let Progress::Partial(_) = record.progress {
+        let (call, progress) = self.table.take(ticket)?;
+        if let Progress::Partial(_) = progress {
             self.queue.retain(|_, other| *other != ticket);
         }
-        Some(record.into_call(ticket))
+        Some(call)
     }
 
     /// Call it when the connection has ended. Returns the outstanding requests in the order of

@@ -3,14 +3,13 @@
 use alloc::collections::VecDeque;
 
 use super::call::Call;
-use super::retry::Attempts;
 use crate::message::RequestId;
 use crate::send_queue::Bodies;
 
 /// How many rows may be empty, in addition to one for each row with a request.
 const SPARE: usize = 64;
 
-/// One record for each request, sorted by ticket. Inserting the latest request and removing one
+/// One row for each request, sorted by ticket. Inserting the latest request and removing one
 /// move no other rows: a row in the middle stays empty until many can be removed together. Finding
 /// one takes logarithmic time at most.
 pub(super) struct Table<B, W> {
@@ -25,16 +24,8 @@ pub(super) struct Table<B, W> {
 
 struct Row<B, W> {
     ticket: u64,
-    record: Option<Record<B, W>>,
-}
-
-pub(super) struct Record<B, W> {
-    body: B,
-    waiter: W,
-    pub(super) attempts: Attempts,
-    pub(super) progress: Progress,
-    #[cfg(feature = "streams")]
-    pub(super) streams: bool,
+    progress: Progress,
+    call: Option<Call<B, W>>,
 }
 
 /// How much of a request has been sealed.
@@ -48,18 +39,6 @@ pub(super) enum Progress {
     Partial(RequestId),
     /// All of it.
     Sent(RequestId),
-}
-
-impl<B, W> Record<B, W> {
-    pub(super) fn into_call(self, ticket: u64) -> Call<B, W> {
-        let mut call = Call::new(ticket, self.body, self.waiter);
-        call.attempts = self.attempts;
-        #[cfg(feature = "streams")]
-        {
-            call.streams = self.streams;
-        }
-        call
-    }
 }
 
 impl<B, W> Table<B, W> {
@@ -84,54 +63,70 @@ impl<B, W> Table<B, W> {
         position(&self.rows, ticket, |row| row.ticket)
     }
 
-    pub(super) fn get(&self, ticket: u64) -> Option<&Record<B, W>> {
+    fn row_mut(&mut self, ticket: u64) -> Option<&mut Row<B, W>> {
         let at = self.position(ticket).ok()?;
-        self.rows.get(at)?.record.as_ref()
+        self.rows.get_mut(at).filter(|row| row.call.is_some())
     }
 
-    pub(super) fn get_mut(&mut self, ticket: u64) -> Option<&mut Record<B, W>> {
+    pub(super) fn get(&self, ticket: u64) -> Option<&Call<B, W>> {
         let at = self.position(ticket).ok()?;
-        self.rows.get_mut(at)?.record.as_mut()
+        self.rows.get(at)?.call.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, ticket: u64) -> Option<&mut Call<B, W>> {
+        self.row_mut(ticket)?.call.as_mut()
+    }
+
+    /// How much of a request has been sealed. Use [`release`](Self::release) and
+    /// [`hold_back`](Self::hold_back) where it begins or ends to be held back.
+    pub(super) fn progress_mut(&mut self, ticket: u64) -> Option<&mut Progress> {
+        Some(&mut self.row_mut(ticket)?.progress)
     }
 
     pub(super) fn contains(&self, ticket: u64) -> bool {
         self.get(ticket).is_some()
     }
 
-    /// Adds a request, which is held back at first.
-    pub(super) fn insert(&mut self, call: Call<B, W>) {
-        let Call {
-            ticket,
-            body,
-            waiter,
-            attempts,
-            #[cfg(feature = "streams")]
-            streams,
-        } = call;
-        let record = Record {
-            body,
-            waiter,
-            attempts,
-            progress: Progress::HeldBack,
-            #[cfg(feature = "streams")]
-            streams,
+    /// Adds a request, of which nothing was sealed.
+    pub(super) fn insert(&mut self, call: Call<B, W>, is_held_back: bool) {
+        let ticket = call.ticket;
+        let progress = if is_held_back {
+            self.note_held_back(ticket);
+            Progress::HeldBack
+        } else {
+            Progress::Queued
         };
+        let row = Row {
+            ticket,
+            progress,
+            call: Some(call),
+        };
+        self.count += 1;
+        if self.rows.back().is_none_or(|last| last.ticket < ticket) {
+            self.rows.push_back(row);
+            return;
+        }
         match self.position(ticket) {
-            Err(at) => {
-                let record = Some(record);
-                self.rows.insert(at, Row { ticket, record });
-            }
+            Err(at) => self.rows.insert(at, row),
             // There is a row with this ticket: the request was taken out of this table before.
             Ok(at) => {
-                let replaced = self.rows.get_mut(at).and_then(|row| row.record.replace(record));
-                if let Some(Record { progress, .. }) = replaced {
-                    self.count -= 1;
-                    self.held_back -= usize::from(matches!(progress, Progress::HeldBack));
+                let replaced = self.rows.get_mut(at).map(|old| core::mem::replace(old, row));
+                if let Some(Row {
+                    progress,
+                    call: Some(_),
+                    ..
+                }) = replaced
+                {
+                    self.forget(progress);
                 }
             }
         }
-        self.count += 1;
-        self.note_held_back(ticket);
+    }
+
+    /// A request is no longer in the table.
+    fn forget(&mut self, progress: Progress) {
+        self.count -= 1;
+        self.held_back -= usize::from(matches!(progress, Progress::HeldBack));
     }
 
     fn note_held_back(&mut self, ticket: u64) {
@@ -142,25 +137,26 @@ impl<B, W> Table<B, W> {
     }
 
     /// Takes a request out.
-    pub(super) fn take(&mut self, ticket: u64) -> Option<Record<B, W>> {
+    pub(super) fn take(&mut self, ticket: u64) -> Option<(Call<B, W>, Progress)> {
         let at = self.position(ticket).ok()?;
-        let taken = self.rows.get_mut(at)?.record.take()?;
-        self.count -= 1;
-        self.held_back -= usize::from(matches!(taken.progress, Progress::HeldBack));
+        let row = self.rows.get_mut(at)?;
+        let progress = row.progress;
+        let call = row.call.take()?;
+        self.forget(progress);
         self.remove_empty_rows();
-        Some(taken)
+        Some((call, progress))
     }
 
     fn remove_empty_rows(&mut self) {
-        while self.rows.front().is_some_and(|row| row.record.is_none()) {
+        while self.rows.front().is_some_and(|row| row.call.is_none()) {
             self.rows.pop_front();
         }
-        while self.rows.back().is_some_and(|row| row.record.is_none()) {
+        while self.rows.back().is_some_and(|row| row.call.is_none()) {
             self.rows.pop_back();
         }
         // Each sweep removes at least as many as it keeps.
         if self.rows.len() > 2 * self.count + SPARE {
-            self.rows.retain(|row| row.record.is_some());
+            self.rows.retain(|row| row.call.is_some());
         }
     }
 
@@ -172,19 +168,17 @@ impl<B, W> Table<B, W> {
     pub(super) fn waiters(&self) -> impl Iterator<Item = (u64, &W)> {
         self.rows
             .iter()
-            .filter_map(|row| Some((row.ticket, &row.record.as_ref()?.waiter)))
+            .filter_map(|row| Some((row.ticket, &row.call.as_ref()?.waiter)))
     }
 
     /// Takes out the requests of which nothing was sealed, in the order of their tickets.
     pub(super) fn take_unbegun(&mut self, mut each: impl FnMut(Call<B, W>)) {
-        for Row { ticket, record } in &mut self.rows {
-            let is_unbegun = |record: &mut Record<_, _>| {
-                let progress = record.progress;
-                matches!(progress, Progress::HeldBack | Progress::Queued)
-            };
-            if let Some(taken) = record.take_if(is_unbegun) {
+        for Row { progress, call, .. } in &mut self.rows {
+            if matches!(progress, Progress::HeldBack | Progress::Queued)
+                && let Some(call) = call.take()
+            {
                 self.count -= 1;
-                each(taken.into_call(*ticket));
+                each(call);
             }
         }
         self.held_back = 0;
@@ -194,10 +188,7 @@ impl<B, W> Table<B, W> {
     /// Takes all requests out, in the order of their tickets.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (Progress, Call<B, W>)> {
         let rows = core::mem::replace(self, Self::new()).rows;
-        rows.into_iter().filter_map(|row| {
-            let record = row.record?;
-            Some((record.progress, record.into_call(row.ticket)))
-        })
+        rows.into_iter().filter_map(|row| Some((row.progress, row.call?)))
     }
 }
 
@@ -209,9 +200,9 @@ impl<B: AsRef<[u8]>, W> Table<B, W> {
         }
         let (Ok(at) | Err(at)) = self.position(self.first_held_back);
         let next = self.rows.range(at..).find_map(|row| {
-            let record = row.record.as_ref()?;
-            let held_back = matches!(record.progress, Progress::HeldBack);
-            held_back.then(|| (row.ticket, record.body.as_ref().len()))
+            let call = row.call.as_ref()?;
+            let held_back = matches!(row.progress, Progress::HeldBack);
+            held_back.then(|| (row.ticket, call.body.as_ref().len()))
         });
         if let Some((ticket, _)) = next {
             self.first_held_back = ticket;
@@ -226,26 +217,27 @@ impl<B: AsRef<[u8]>, W> Table<B, W> {
             return None;
         }
         let (Ok(at) | Err(at)) = self.position(self.first_held_back);
-        let records = self.rows.range(at..).filter_map(|row| row.record.as_ref());
-        let mut lengths = records
-            .filter(|record| matches!(record.progress, Progress::HeldBack))
-            .map(|record| record.body.as_ref().len());
+        let held_back = self
+            .rows
+            .range(at..)
+            .filter(|row| matches!(row.progress, Progress::HeldBack));
+        let mut lengths = held_back.filter_map(|row| Some(row.call.as_ref()?.body.as_ref().len()));
         let first = lengths.next().filter(|first| *first > most);
         first.and_then(|_| lengths.find(|length| *length <= most))
     }
 
     /// Moves a request that is held back to the send queue.
     pub(super) fn release(&mut self, ticket: u64) {
-        if let Some(record) = self.get_mut(ticket) {
-            record.progress = Progress::Queued;
+        if let Some(progress) = self.progress_mut(ticket) {
+            *progress = Progress::Queued;
             self.held_back -= 1;
         }
     }
 
     /// Holds back a request that the server has refused.
     pub(super) fn hold_back(&mut self, ticket: u64) {
-        if let Some(record) = self.get_mut(ticket) {
-            record.progress = Progress::HeldBack;
+        if let Some(progress) = self.progress_mut(ticket) {
+            *progress = Progress::HeldBack;
             self.note_held_back(ticket);
         }
     }
@@ -253,8 +245,8 @@ impl<B: AsRef<[u8]>, W> Table<B, W> {
 
 impl<B: AsRef<[u8]>, W> Bodies<u64> for Table<B, W> {
     fn body<'b>(&'b self, ticket: &'b u64) -> &'b [u8] {
-        // Each request in the send queue has its record here.
-        self.get(*ticket).map_or(&[], |record| record.body.as_ref())
+        // Each request in the send queue is here.
+        self.get(*ticket).map_or(&[], |call| call.body.as_ref())
     }
 }
 

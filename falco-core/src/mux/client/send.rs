@@ -7,6 +7,7 @@ use super::super::table::Progress;
 use super::{Begun, ClientMux, Unbegun};
 use crate::error::{Error, OutputTooSmall, RequestError, SealError};
 use crate::message::Status;
+use crate::outgoing::OutgoingRequest;
 use crate::send_queue::Turn;
 use crate::time::Instant;
 use crate::wire::ClientKeyRef;
@@ -19,6 +20,32 @@ const MAX_QUEUED: usize = 256;
 type Failed<'f, W> = &'f mut dyn FnMut(W, RequestError);
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
+    /// Accepts a request. It goes to the send queue if it may begin now, and is held back if not.
+    pub(super) fn accept(&mut self, call: Call<B, W>, request: OutgoingRequest) {
+        let length = request.length();
+        let begins = self.table.held_back() == 0
+            && self.machine.status() == Status::Established
+            && self.unbegun.count < self.places()
+            && self.window.admits(self.held + self.unbegun.bytes, length);
+        if begins {
+            self.queue.push(request, call.ticket);
+            self.unbegun.add(length);
+        }
+        self.table.insert(call, !begins);
+        self.accepted = false;
+        if !begins {
+            self.fill_queue();
+        }
+    }
+
+    /// How many requests that have not begun may be in the send queue.
+    fn places(&self) -> usize {
+        let in_flight = self.begun.len();
+        #[cfg(feature = "streams")]
+        let in_flight = in_flight + self.streams.as_ref().map_or(0, |streams| streams.in_flight());
+        self.machine.max_in_flight().saturating_sub(in_flight).min(MAX_QUEUED)
+    }
+
     /// Moves the requests that may begin now to the send queue.
     #[inline]
     pub(super) fn fill_queue(&mut self) {
@@ -37,11 +64,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             return false;
         }
         let mut released = false;
-        let in_flight = self.begun.len();
-        #[cfg(feature = "streams")]
-        let in_flight = in_flight + self.streams.as_ref().map_or(0, |streams| streams.in_flight());
-        let places = self.machine.max_in_flight().saturating_sub(in_flight);
-        while self.unbegun.count < places.min(MAX_QUEUED)
+        let places = self.places();
+        while self.unbegun.count < places
             && let Some((ticket, length)) = self.table.next_held_back()
             && self.window.admits(self.held + self.unbegun.bytes, length)
         {
@@ -54,8 +78,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 }
                 // The server's limit was not known when the request was accepted.
                 (Err(Error::Request(error)), Some(failed)) => {
-                    if let Some(record) = self.table.take(ticket) {
-                        failed(record.into_call(ticket).waiter, error);
+                    if let Some((call, _)) = self.table.take(ticket) {
+                        failed(call.waiter, error);
                     }
                 }
                 (Err(_), _) => break,
@@ -159,13 +183,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             let length = request.length();
             if let Some(failure) = request.failure() {
                 unbegun.remove(length);
-                if let Some(record) = table.take(ticket) {
-                    failed(record.into_call(ticket).waiter, failure);
+                if let Some((call, _)) = table.take(ticket) {
+                    failed(call.waiter, failure);
                 }
             } else if let Some(id) = request.id()
-                && let Some(record) = table.get_mut(ticket)
+                && let Some(progress) = table.progress_mut(ticket)
             {
-                if let Progress::Queued = record.progress {
+                if let Progress::Queued = *progress {
                     // Requests get their ids in the order of the queue.
                     begun.push_back(Begun { id, ticket, length });
                     unbegun.remove(length);
@@ -173,7 +197,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 }
                 // A request can be done with only a part of it sealed, if the server has completed
                 // it.
-                record.progress = if request.reaches_handler() {
+                *progress = if request.reaches_handler() {
                     Progress::Sent(id)
                 } else {
                     Progress::Partial(id)

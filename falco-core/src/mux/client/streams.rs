@@ -294,7 +294,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             return ClientStep::Skip { consumed };
         };
         let in_pieces = match self.table.get(ticket) {
-            Some(record) if open.is_none() => Some(record.streams),
+            Some(call) if open.is_none() => Some(call.streams),
             _ => self.is_awaited(id).then_some(true),
         };
         let streams = self.streams();
