@@ -1,6 +1,6 @@
 //! Answers and refusals, from a handler's result to the sealed bytes.
 
-use super::{ServerMux, release};
+use super::{ServerMux, give_back};
 use crate::error::{OutputTooSmall, ReplyError, RequestError, SealError};
 use crate::message::{Refusal, RequestId, Status};
 use crate::mux::Budget;
@@ -150,9 +150,19 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return self.seal_with_streams(now, out);
         }
         let (held, budget) = (&mut self.held, &self.budget);
-        self.answers.seal(&mut self.machine, now, out, |answer, _| {
-            release(held, budget, answer.id());
-        })
+        // The bytes of all requests are given back at once.
+        let mut free = 0;
+        let sealed = self.answers.seal(&mut self.machine, now, out, |answer, _| {
+            match held.release(answer.id()) {
+                Some((bytes, false)) => free += bytes,
+                Some((window, true)) => give_back(budget, window, true),
+                None => {}
+            }
+        });
+        if free > 0 {
+            give_back(budget, free, false);
+        }
+        sealed
     }
 
     /// Whether there are answers that could be sent.
