@@ -5,6 +5,7 @@ mod addresses;
 mod attempt;
 mod builder;
 mod call;
+mod callers;
 mod connection;
 mod dial;
 mod env;
@@ -272,7 +273,7 @@ impl Inner {
         let since = Stopwatch::start();
         counters.requests.add(1);
         let answered = async {
-            let mut limit = limit.map(|all| Limit { all, left: all });
+            let mut limit = limit.map(Limit::new);
             let place = match &permit {
                 Some(_) => None,
                 None => Some(match self.places.try_acquire() {
@@ -280,7 +281,7 @@ impl Inner {
                     Err(_) => wait_for_place(self.places.acquire(), &mut limit).await?,
                 }),
             };
-            let answered = self.least_loaded()?.submit(body, limit)?.end().await;
+            let answered = self.least_loaded()?.submit(body, limit).await;
             drop((place, permit));
             answered
         };
@@ -294,7 +295,7 @@ impl Inner {
     }
 }
 
-/// Waits for a place in the queue, and takes the time for that from `limit`.
+/// Waits for a place in the queue. `limit` counts from now on.
 async fn wait_for_place<P>(
     place: impl Future<Output = Result<P, AcquireError>>,
     limit: &mut Option<Limit>,
@@ -302,9 +303,8 @@ async fn wait_for_place<P>(
     let place = match limit {
         None => place.await,
         Some(limit) => {
-            let began = Instant::now();
-            let place = tokio::time::timeout(limit.left, place).await;
-            limit.left = limit.left.saturating_sub(began.elapsed());
+            limit.start(Instant::now());
+            let place = tokio::time::timeout(limit.all, place).await;
             place.map_err(|_| Error::TimedOut {
                 doing: "waiting for a place in the queue",
                 limit: limit.all,

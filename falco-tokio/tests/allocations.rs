@@ -19,12 +19,12 @@ const WARM_UP: u64 = 256;
 const MEASURED: u64 = 2048;
 /// Requests in flight at once.
 const DEPTH: u64 = 128;
-/// For each message, a client allocates the channel of the caller and the body of the answer. A
+/// For each message, a client allocates the body of the answer. A
 /// server allocates the body of the request and the future of the handler.
-const EACH: (u64, u64) = (2, 2);
+const EACH: (u64, u64) = (1, 2);
 /// A connection keeps no tables of requests while it has none. So for requests one after another, a
 /// client also allocates three tables for each, and a server two.
-const SEQUENTIAL: (u64, u64) = (5, 4);
+const SEQUENTIAL: (u64, u64) = (4, 4);
 /// How much more there may be for each hundred requests one after another: the sending task.
 const SLACK: u64 = 1;
 /// The same for requests in flight at once. They share the tables, which grow several times for

@@ -10,6 +10,7 @@ use falco_core::{ConnectionError, Fate, LostRequest, RequestError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::callers::{Answer, Answers, CallerId};
 use super::env::Env;
 use crate::error::Error;
 use crate::stream::{HalfError, Pipe};
@@ -22,13 +23,24 @@ pub(super) const HANDSHAKE: &str = "handshake";
 pub(super) struct Limit {
     /// What the caller has set.
     pub(super) all: Duration,
-    /// What was left of it when the request was submitted.
-    pub(super) left: Duration,
+    /// When it passes. Without one it counts from when the task takes the request.
+    at: Option<Instant>,
+}
+
+impl Limit {
+    pub(super) const fn new(all: Duration) -> Self {
+        Self { all, at: None }
+    }
+
+    /// It counts from `now`. An overflowing limit means no limit.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.at = self.at.or_else(|| now.checked_add(self.all));
+    }
 }
 
 /// Where the result of a request goes.
 enum To {
-    Caller(oneshot::Sender<Result<Bytes, Error>>),
+    Caller(CallerId),
     Stream(Stream),
 }
 
@@ -63,21 +75,25 @@ impl Drop for Stream {
 pub(super) struct Waiter {
     to: To,
     pub(super) limit: Option<Limit>,
-    /// When the limit passes. It counts from when the task takes the request.
-    pub(super) expires_at: Option<Instant>,
 }
 
 impl Waiter {
-    /// The task takes the request at `now`. An overflowing limit means no limit.
+    /// The task takes the request at `now`.
     pub(super) fn start(&mut self, now: Instant) {
-        self.expires_at = self.limit.and_then(|limit| now.checked_add(limit.left));
+        if let Some(limit) = &mut self.limit {
+            limit.start(now);
+        }
     }
 
-    pub(super) const fn new(to: oneshot::Sender<Result<Bytes, Error>>, limit: Option<Limit>) -> Self {
+    /// When the limit passes.
+    pub(super) fn expires_at(&self) -> Option<Instant> {
+        self.limit?.at
+    }
+
+    pub(super) const fn new(caller: CallerId, limit: Option<Limit>) -> Self {
         Self {
-            to: To::Caller(to),
+            to: To::Caller(caller),
             limit,
-            expires_at: None,
         }
     }
 }
@@ -89,7 +105,6 @@ impl Waiter {
         Self {
             to: To::Stream(Stream { pipe, env }),
             limit,
-            expires_at: None,
         }
     }
 
@@ -122,22 +137,25 @@ pub(super) struct Returned {
     pub(super) pings: Vec<Ping>,
 }
 
-/// Sends a caller the error of its request.
-pub(super) fn fail(waiter: Waiter, error: RequestError) {
-    answer(waiter, Err(Error::Request(error)));
-}
+impl Answers {
+    /// Adds the error of a request for its caller.
+    pub(super) fn fail(&mut self, waiter: Waiter, error: RequestError) {
+        self.answer(waiter, Err(Error::Request(error)));
+    }
 
-/// Sends a caller the result of its request. The caller may no longer wait.
-pub(super) fn answer(waiter: Waiter, result: Result<Bytes, Error>) {
-    match waiter.to {
-        To::Caller(to) => _ = to.send(result),
-        To::Stream(stream) => match result {
-            Ok(body) => {
-                stream.pipe.arrive_whole(body);
-                stream.end();
-            }
-            Err(error) => stream.fail(error),
-        },
+    /// Adds the result of a request for its caller, who may no longer wait. An open request
+    /// receives it at once.
+    pub(super) fn answer(&mut self, waiter: Waiter, result: Answer) {
+        match waiter.to {
+            To::Caller(caller) => self.push(caller, result),
+            To::Stream(stream) => match result {
+                Ok(body) => {
+                    stream.pipe.arrive_whole(body);
+                    stream.end();
+                }
+                Err(error) => stream.fail(error),
+            },
+        }
     }
 }
 

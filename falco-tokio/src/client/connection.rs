@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use self::exchange::Pause;
-use super::call::{Call, Ping, PingTo, Returned, Waiter, fail};
+use super::call::{Call, Ping, PingTo, Returned, Waiter};
+use super::callers::Answers;
 use super::env::{Env, OwnKey};
 use super::panics::panicked;
 use crate::line::{Line, sealed};
@@ -63,6 +64,8 @@ pub(super) struct Connection {
     written: usize,
     /// What goes to another connection.
     pub(super) returned: Returned,
+    /// Answers that the slot has not delivered yet.
+    pub(super) answers: Answers,
 }
 
 #[derive(Debug)]
@@ -124,6 +127,7 @@ impl Connection {
             turn: 0,
             written: 0,
             returned: Returned::default(),
+            answers: Answers::default(),
         })
     }
 
@@ -170,7 +174,7 @@ impl Connection {
             Ok(()) => None,
             Err((call, None)) => Some(call),
             Err((call, Some(error))) => {
-                fail(call.waiter, error);
+                self.answers.fail(call.waiter, error);
                 None
             }
         }
@@ -344,8 +348,8 @@ impl Connection {
                     return Poll::Ready(event);
                 }
                 Stage::Ending(mut ending) => {
-                    let (mux, now) = (&mut self.mux, self.now);
-                    let seal = |out: &mut [u8]| sealed(mux.seal(now, out, fail));
+                    let (mux, now, answers) = (&mut self.mux, self.now, &mut self.answers);
+                    let seal = |out: &mut [u8]| sealed(mux.seal(now, out, |waiter, error| answers.fail(waiter, error)));
                     let times = (self.env.clock, &mut self.timer);
                     let end = || self.line.poll_end(cx, &mut ending, times, self.eof, seal);
                     let polled = catch_unwind(AssertUnwindSafe(end));

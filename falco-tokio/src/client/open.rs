@@ -35,7 +35,7 @@ impl Client {
 
     async fn queue(&self, first: Bytes) -> Result<Call, Error> {
         let inner = &*self.inner;
-        let mut limit = inner.request_timeout.map(|all| Limit { all, left: all });
+        let mut limit = inner.request_timeout.map(Limit::new);
         let place = Arc::clone(&inner.places).acquire_owned();
         let place = wait_for_place(place, &mut limit).await?;
         inner.least_loaded()?.open(first, limit, place, &inner.env)

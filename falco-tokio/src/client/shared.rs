@@ -1,8 +1,10 @@
-//! What callers and a connection's task share: orders to the task, in a queue, and the waker of the
-//! task. Each answer returns through a channel of its own.
+//! What callers and a connection's task share: orders to the task, in a queue, the waker of the
+//! task, and the answers to requests, of which the task delivers many at once.
 
+use core::future::Future;
+use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use core::task::{Context, Waker};
+use core::task::{Context, Poll, Waker, ready};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use falco_core::mux::Halves;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::call::{Call, Limit, OpenCall, PingTo, Waiter};
+use super::callers::{Answer, Answers, CallerId, Callers};
 use super::connection::Connection;
 use super::env::Env;
 use crate::error::Error;
@@ -52,6 +55,7 @@ pub(super) enum Order {
 #[derive(Default)]
 struct State {
     orders: Orders,
+    callers: Callers,
     waker: Option<Waker>,
     tickets: u64,
     /// The last ticket of an open request. These are numbered separately.
@@ -65,7 +69,10 @@ struct State {
 #[derive(Default)]
 pub(super) struct Shared {
     state: Mutex<State>,
-    outstanding: AtomicUsize,
+    /// Callers that have not taken their answers. Written under the lock of `state`.
+    callers: AtomicUsize,
+    /// Open requests whose halves are not dropped.
+    opens: AtomicUsize,
     /// Requests in flight on the connection, including cancelled ones.
     in_flight: AtomicUsize,
     /// The server that it is connected to, plus 1; 0 without a connection.
@@ -91,31 +98,91 @@ impl Shared {
             return false;
         }
         state.closed |= closes;
-        state.push(order);
+        state.orders.others.push(order);
         Self::wake(state);
         true
     }
 
-    /// Queues a request for the connection's task, and wakes that task.
-    pub(super) fn submit(&self, body: Bytes, limit: Option<Limit>) -> Result<Submitted<'_>, Error> {
-        let (to, answer) = oneshot::channel();
+    /// A request, which is queued for the connection's task when the future is first polled.
+    pub(super) const fn submit(&self, body: Bytes, limit: Option<Limit>) -> Submitted<'_> {
+        Submitted {
+            shared: self,
+            call: Some((body, limit)),
+            caller: None,
+        }
+    }
+
+    /// Queues a request for the connection's task, and wakes that task. `waker` is woken when the
+    /// answer is there.
+    fn queue(&self, body: Bytes, limit: Option<Limit>, waker: Waker) -> Result<CallerId, Error> {
         let mut state = self.lock();
         if state.closed {
             return Err(Error::Closed);
         }
         state.tickets += 1;
         let ticket = state.tickets;
-        state
-            .orders
-            .requests
-            .push(Some(Call::new(ticket, body, Waiter::new(to, limit))));
+        let caller = state.callers.add(ticket, waker);
+        self.count(&state);
+        let call = Call::new(ticket, body, Waiter::new(caller, limit));
+        state.orders.requests.push(Some(call));
         Self::wake(state);
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
-        Ok(Submitted {
-            shared: self,
-            ticket,
-            answer: Some(answer),
-        })
+        Ok(caller)
+    }
+
+    /// Takes the answer of a caller. If it is not there, the task of `cx` is woken when it is.
+    fn poll_answer(&self, caller: CallerId, cx: &Context<'_>) -> Poll<Answer> {
+        let mut state = self.lock();
+        if let Some(answer) = state.callers.take(caller) {
+            self.count(&state);
+            return Poll::Ready(answer);
+        }
+        let waits = state.callers.waker(caller);
+        if waits.is_none_or(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        // Cloning and dropping a waker may run any code, so that is done without the lock.
+        drop(state);
+        let mut waker = cx.waker().clone();
+        let mut state = self.lock();
+        match state.callers.waker(caller) {
+            Some(waits) => core::mem::swap(waits, &mut waker),
+            // Answered meanwhile.
+            None => cx.waker().wake_by_ref(),
+        }
+        drop(state);
+        Poll::Pending
+    }
+
+    /// A caller no longer waits for its answer.
+    fn give_up(&self, caller: CallerId) {
+        let mut state = self.lock();
+        let waker = state.callers.give_up(caller);
+        self.count(&state);
+        if waker.is_some() && !state.abandoned {
+            state.cancel(caller.ticket());
+            Self::wake(state);
+        } else {
+            drop(state);
+        }
+        // Not under the lock: dropping a waker may run any code.
+        drop(waker);
+    }
+
+    /// Delivers the answers to their callers.
+    pub(super) fn deliver(&self, answers: &mut Answers) {
+        if !answers.is_empty() {
+            answers.deliver(&mut self.lock().callers);
+            answers.wake();
+        }
+    }
+
+    fn count(&self, state: &State) {
+        self.callers.store(state.callers.count(), Ordering::Relaxed);
+    }
+
+    /// Releases memory that was needed for more requests than `few` at once.
+    pub(super) fn shrink(&self, few: usize) {
+        self.lock().callers.shrink(few);
     }
 
     /// Queues an open request that begins with these bytes. The limit is for the time until it has
@@ -138,13 +205,13 @@ impl Shared {
             ticket,
             _place: place,
         };
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.opens.fetch_add(1, Ordering::Relaxed);
         let pipe = Pipe::new(Box::new(handle), Halves::of_client(env.settings.window_kib()));
         let halves = crate::stream::Call::new(&pipe);
         let mut call = OpenCall::new(ticket, Waiter::stream(pipe, limit, Arc::clone(env)));
         // It fails only on a request that is finished, and this one is new.
         let _ = call.write(first);
-        state.push(Order::Begin(Box::new(call)));
+        state.orders.others.push(Order::Begin(Box::new(call)));
         Self::wake(state);
         Ok(halves)
     }
@@ -173,7 +240,7 @@ impl Shared {
         true
     }
 
-    /// The task ends. Orders in the queue are dropped, and with them the channels of their callers.
+    /// The task ends. Orders in the queue are dropped, and callers that wait receive an error.
     pub(super) fn abandon(&self) {
         // No request is assigned to this slot while others remain.
         self.set_load(true, usize::MAX);
@@ -182,13 +249,15 @@ impl Shared {
         state.closed = true;
         state.abandoned = true;
         let orders = core::mem::take(&mut state.orders);
+        let wakers = state.callers.fail_all(|| Error::lost(LostRequest::DROPPED));
         drop(state);
         drop(orders);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Requests whose callers wait.
     pub(super) fn outstanding(&self) -> usize {
-        self.outstanding.load(Ordering::Relaxed)
+        self.callers.load(Ordering::Relaxed) + self.opens.load(Ordering::Relaxed)
     }
 
     /// How busy this connection is. A request goes to the one with the smallest load.
@@ -236,20 +305,15 @@ impl Shared {
 }
 
 impl State {
-    fn push(&mut self, order: Order) {
-        // A request that is cancelled before the task has taken it is removed from the queue.
-        // Tickets are consecutive, so its position follows from its ticket.
-        if let Order::Cancel(ticket) = order
-            && let Some(after) = self
-                .tickets
-                .checked_sub(ticket)
-                .and_then(|after| usize::try_from(after).ok())
-            && let Some(place) = self.orders.requests.iter_mut().nth_back(after)
-        {
-            *place = None;
-            return;
+    /// The request with this ticket was dropped. If the task has not taken it, it is removed from
+    /// the queue. Tickets are consecutive, so its position follows from its ticket.
+    fn cancel(&mut self, ticket: u64) {
+        let after = self.tickets.checked_sub(ticket);
+        let after = after.and_then(|after| usize::try_from(after).ok());
+        match after.and_then(|after| self.orders.requests.iter_mut().nth_back(after)) {
+            Some(place) => *place = None,
+            None => self.orders.others.push(Order::Cancel(ticket)),
         }
-        self.orders.others.push(order);
     }
 }
 
@@ -268,37 +332,43 @@ impl ConnectionHandle for StreamHandle {
 
 impl Drop for StreamHandle {
     fn drop(&mut self) {
-        self.shared.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.shared.opens.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The caller's side of a request. Dropping it cancels the request, and no other.
+/// The caller's side of a request, which completes by its time limit. Dropping it cancels the
+/// request, and no other.
 pub(super) struct Submitted<'s> {
     shared: &'s Shared,
-    ticket: u64,
-    /// `None` once the answer has arrived.
-    answer: Option<oneshot::Receiver<Result<Bytes, Error>>>,
+    /// Until this is first polled.
+    call: Option<(Bytes, Option<Limit>)>,
+    /// Until the answer was taken.
+    caller: Option<CallerId>,
 }
 
-impl Submitted<'_> {
-    /// Waits until the request completes. One with a time limit completes by then.
-    pub(super) async fn end(mut self) -> Result<Bytes, Error> {
-        let Some(answer) = &mut self.answer else {
-            return Err(Error::Closed);
+impl Future for Submitted<'_> {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        if let Some((body, limit)) = self.call.take() {
+            self.caller = Some(self.shared.queue(body, limit, cx.waker().clone())?);
+            return Poll::Pending;
+        }
+        let Some(caller) = self.caller else {
+            return Poll::Ready(Err(Error::Closed));
         };
-        let end = answer.await;
-        self.answer = None;
-        // The task was dropped with its runtime.
-        end.unwrap_or_else(|_| Err(Error::lost(LostRequest::DROPPED)))
+        let answer = ready!(self.shared.poll_answer(caller, cx));
+        self.caller = None;
+        Poll::Ready(answer)
     }
 }
 
 impl Shared {
-    /// Queues an order about a submitted request, even while the client closes.
+    /// Queues an order about an open request, even while the client closes.
     fn order_always(&self, order: Order) {
         let mut state = self.lock();
         if !state.abandoned {
-            state.push(order);
+            state.orders.others.push(order);
             Self::wake(state);
         }
     }
@@ -306,9 +376,8 @@ impl Shared {
 
 impl Drop for Submitted<'_> {
     fn drop(&mut self) {
-        self.shared.outstanding.fetch_sub(1, Ordering::Relaxed);
-        if self.answer.is_some() {
-            self.shared.order_always(Order::Cancel(self.ticket));
+        if let Some(caller) = self.caller {
+            self.shared.give_up(caller);
         }
     }
 }

@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::attempt::Running;
-use super::call::{Call, OpenCall, Ping, Returned, answer, error_of};
+use super::call::{Call, OpenCall, Ping, Returned, error_of};
+use super::callers::Answers;
 use super::connection::{Connection, Event};
 use super::env::Env;
 use super::shared::{Order, Orders, Shared};
@@ -51,6 +52,8 @@ pub(super) struct Slot {
     /// Open requests that wait for a connection, by ticket.
     waiting_open: BTreeMap<u64, OpenCall>,
     pings: Vec<Ping>,
+    /// Answers that were not delivered yet. Empty between polls.
+    answers: Answers,
     openers: Vec<oneshot::Sender<Result<(), Error>>>,
     closers: Vec<oneshot::Sender<()>>,
     closing: bool,
@@ -89,6 +92,7 @@ impl Slot {
             waiting: BTreeMap::new(),
             waiting_open: BTreeMap::new(),
             pings: Vec::new(),
+            answers: Answers::default(),
             openers: Vec::new(),
             closers: Vec::new(),
             closing: false,
@@ -120,7 +124,7 @@ impl Slot {
             ready = ready.filter(|connection| !changed && connection.is_established() && !connection.is_quiet());
             for mut call in self.orders.requests.drain(..).flatten() {
                 call.waiter.start(self.now);
-                self.expires_at = [self.expires_at, call.waiter.expires_at].into_iter().flatten().min();
+                self.expires_at = [self.expires_at, call.waiter.expires_at()].into_iter().flatten().min();
                 let waits = match &mut ready {
                     Some(connection) => connection.request(call),
                     None => Some(call),
@@ -135,7 +139,7 @@ impl Slot {
                 Order::Ping(to) => self.pings.push(Ping::new(0, (), (Instant::now(), to))),
                 Order::Begin(mut call) => {
                     call.waiter.start(self.now);
-                    self.expires_at = [self.expires_at, call.waiter.expires_at].into_iter().flatten().min();
+                    self.expires_at = [self.expires_at, call.waiter.expires_at()].into_iter().flatten().min();
                     self.waiting_open.insert(call.ticket, *call);
                 }
                 Order::Stream(ticket) => self.pump(ticket),
@@ -277,10 +281,10 @@ impl Slot {
 
     fn fail_all(&mut self, error: &Error) {
         for (_, call) in core::mem::take(&mut self.waiting) {
-            answer(call.waiter, Err(error.again(Fate::NotProcessed)));
+            self.answers.answer(call.waiter, Err(error.again(Fate::NotProcessed)));
         }
         for (_, call) in core::mem::take(&mut self.waiting_open) {
-            answer(call.waiter, Err(error.again(Fate::NotProcessed)));
+            self.answers.answer(call.waiter, Err(error.again(Fate::NotProcessed)));
         }
         for ping in self.pings.drain(..) {
             let _ = ping.waiter.1.send(Err(error.again(Fate::NotProcessed)));
@@ -322,6 +326,7 @@ impl Slot {
             Current::Connection(mut connection) => {
                 connection.wakes_at = self.expires_at;
                 let polled = poll(&mut connection, cx);
+                self.shared.deliver(&mut connection.answers);
                 let returned = core::mem::take(&mut connection.returned);
                 let gave_back = !(returned.calls.is_empty() && returned.opens.is_empty() && returned.pings.is_empty());
                 self.take_back(returned);
@@ -349,10 +354,23 @@ impl Slot {
         }
     }
 
+    /// The task ends. Answers that are known are delivered first.
+    fn abandon(&mut self) {
+        self.shared.deliver(&mut self.answers);
+        self.shared.abandon();
+    }
+
     /// Releases memory that was needed for many requests at once.
     fn shrink(&mut self) {
-        if self.orders.requests.capacity() > FEW && self.shared.outstanding() == 0 {
+        if self.shared.outstanding() > 0 {
+            return;
+        }
+        if self.orders.requests.capacity() > FEW {
             self.orders.requests = Vec::new();
+        }
+        self.shared.shrink(FEW);
+        if let Current::Connection(connection) = &mut self.current {
+            connection.answers.shrink(FEW);
         }
     }
 
@@ -379,6 +397,7 @@ impl Slot {
             // The current connection, or the timer of the slot, has the time limits.
             connection.wakes_at = None;
             let polled = connection.poll(cx, None);
+            self.shared.deliver(&mut connection.answers);
             let returned = core::mem::take(&mut connection.returned);
             let closed = connection.is_closed();
             self.take_back(returned);
@@ -400,63 +419,72 @@ impl Slot {
     }
 }
 
-impl Future for Slot {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        this.begin_turn();
+impl Slot {
+    /// Takes orders and drives the connections until there is nothing left to do at present.
+    fn run(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.begin_turn();
         loop {
-            if !this.take_orders(cx) {
+            if !self.take_orders(cx) {
                 reschedule(cx);
                 return Poll::Pending;
             }
-            this.expire();
-            this.stop_connecting();
-            if !this.is_connected() {
-                let asked = this.is_waited_for();
-                this.attempts.set_waiting(this.env.clock.now(), asked);
+            self.expire();
+            self.stop_connecting();
+            if !self.is_connected() {
+                let asked = self.is_waited_for();
+                self.attempts.set_waiting(self.env.clock.now(), asked);
             }
-            this.poll_old(cx);
-            if this.check_quiet(cx) {
+            self.poll_old(cx);
+            if self.check_quiet(cx) {
                 continue;
             }
-            this.hand_over();
-            let changed = this
+            self.hand_over();
+            let changed = self
                 .poll_current(cx, |connection, cx| connection.poll(cx, None))
                 .is_ready();
-            if this.closing
-                && this.old.is_empty()
-                && matches!(this.current, Current::None)
-                && this.waiting.is_empty()
-                && this.waiting_open.is_empty()
+            if self.closing
+                && self.old.is_empty()
+                && matches!(self.current, Current::None)
+                && self.waiting.is_empty()
+                && self.waiting_open.is_empty()
             {
-                this.shared.abandon();
-                for to in this.closers.drain(..) {
+                self.abandon();
+                for to in self.closers.drain(..) {
                     let _ = to.send(());
                 }
                 return Poll::Ready(());
             }
             // The timer of a connection also has the time limits.
-            let connected = matches!(this.current, Current::Connection(_));
-            if !changed && !connected && this.timer.poll(cx, this.expires_at).is_ready() {
-                this.begin_turn();
+            let connected = matches!(self.current, Current::Connection(_));
+            if !changed && !connected && self.timer.poll(cx, self.expires_at).is_ready() {
+                self.begin_turn();
                 continue;
             }
             if !changed {
-                this.update_load();
-                this.shrink();
+                self.update_load();
+                self.shrink();
                 return Poll::Pending;
             }
         }
     }
 }
 
+impl Future for Slot {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let ran = this.run(cx);
+        this.shared.deliver(&mut this.answers);
+        ran
+    }
+}
+
 impl Drop for Slot {
     /// Runs when the task has finished, or when the runtime is dropped. Callers that still wait
-    /// then find their channels closed.
+    /// then receive an error.
     fn drop(&mut self) {
-        self.shared.abandon();
+        self.abandon();
         self.env.recovered.notify_waiters();
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use falco_core::mux::{Unfinished, UnfinishedOpen};
 use falco_core::{CloseReason, ConnectionError};
 
-use super::super::call::{answer, error_of};
+use super::super::call::error_of;
 use super::{Connection, Event};
 
 impl Connection {
@@ -43,14 +43,16 @@ impl Connection {
             if retry {
                 self.returned.opens.push(call);
             } else {
-                answer(call.waiter, Err(error_of(end, "reading or writing a stream", fate)));
+                self.answers
+                    .answer(call.waiter, Err(error_of(end, "reading or writing a stream", fate)));
             }
         }
         for Unfinished { call, fate, retry, .. } in self.mux.finish() {
             if retry {
                 self.returned.calls.push(call);
             } else {
-                answer(call.waiter, Err(error_of(end, "waiting for the answer", fate)));
+                self.answers
+                    .answer(call.waiter, Err(error_of(end, "waiting for the answer", fate)));
             }
         }
         for Unfinished { call, fate, retry, .. } in self.mux.finish_pings() {

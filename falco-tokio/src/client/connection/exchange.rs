@@ -9,7 +9,7 @@ use falco_core::RequestError;
 use falco_core::mux::{Body, ClientStep};
 use tracing::debug;
 
-use super::super::call::{answer, end, fail};
+use super::super::call::end;
 use super::{Connection, Event, TURN, streams};
 use crate::line::{Wrote, sealed};
 
@@ -45,7 +45,7 @@ impl Connection {
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
                     self.line.consume(consumed);
-                    answer(waiter, Ok(body));
+                    self.answers.answer(waiter, Ok(body));
                 }
                 ClientStep::Refused {
                     consumed,
@@ -57,7 +57,7 @@ impl Connection {
                     if retry {
                         self.returned.calls.push(call);
                     } else {
-                        fail(call.waiter, RequestError::Refused(refusal));
+                        self.answers.fail(call.waiter, RequestError::Refused(refusal));
                     }
                 }
                 ClientStep::Pong { consumed, waiters } => {
@@ -88,7 +88,7 @@ impl Connection {
                     ..
                 } => {
                     self.line.consume(consumed);
-                    fail(waiter, RequestError::Refused(refusal));
+                    self.answers.fail(waiter, RequestError::Refused(refusal));
                 }
                 // There is no other step at present.
                 other => {
@@ -104,13 +104,13 @@ impl Connection {
         if self.line.is_clear() && self.mux.all_sealed() {
             return Ok(Wrote::NOTHING);
         }
-        let (mux, now, written) = (&mut self.mux, self.now, &mut self.written);
+        let (mux, now, written, answers) = (&mut self.mux, self.now, &mut self.written, &mut self.answers);
         let mut all_sealed = false;
         let wrote = self.line.write(cx, |out| {
             if *written >= TURN || all_sealed {
                 return Ok(0);
             }
-            let count = sealed(mux.seal(now, out, fail))?;
+            let count = sealed(mux.seal(now, out, |waiter, error| answers.fail(waiter, error)))?;
             all_sealed = count > 0 && mux.all_sealed();
             *written += count;
             Ok(count)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use falco_core::Fate;
 use falco_core::mux::{Halves, OpenRejected};
 
-use super::super::call::{OpenCall, Waiter, fail};
+use super::super::call::{OpenCall, Waiter};
 use super::{Connection, Mux};
 use crate::stream::Pipe;
 
@@ -31,7 +31,7 @@ impl Connection {
             }
             Err(OpenRejected::Closed(call)) => Some(call),
             Err(OpenRejected::Failed(call, error)) => {
-                fail(call.waiter, error);
+                self.answers.fail(call.waiter, error);
                 None
             }
         }

@@ -3,7 +3,7 @@
 
 use falco_core::Fate;
 
-use super::super::call::{Limit, Waiter, answer};
+use super::super::call::{Limit, Waiter};
 use super::super::connection::Connection;
 use super::{Current, Slot};
 use crate::error::Error;
@@ -19,7 +19,7 @@ impl Slot {
         let mut expired = |waiters: &mut dyn Iterator<Item = (u64, &Waiter)>| {
             let mut expired = Vec::new();
             for (ticket, waiter) in waiters {
-                match (waiter.limit, waiter.expires_at) {
+                match (waiter.limit, waiter.expires_at()) {
                     (Some(limit), Some(at)) if at <= now => expired.push((ticket, limit)),
                     (_, at) => next = [next, at].into_iter().flatten().min(),
                 }
@@ -63,7 +63,8 @@ impl Slot {
         if let Some((waiter, fate)) = self.remove_open(ticket) {
             let why = self.attempts.why().filter(|_| waits).map(|why| why.again(fate));
             let (doing, limit) = ("opening a stream", limit.all);
-            answer(waiter, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
+            self.answers
+                .answer(waiter, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
         }
     }
 
@@ -78,7 +79,8 @@ impl Slot {
                 "waiting for the answer"
             };
             let limit = limit.all;
-            answer(call.waiter, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
+            self.answers
+                .answer(call.waiter, Err(why.unwrap_or(Error::TimedOut { doing, limit, fate })));
         }
     }
 }
