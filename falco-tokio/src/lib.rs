@@ -133,9 +133,7 @@ pub use falco_core::keys::SetupError;
 pub use falco_core::{
     ConnectionError, EntropyError, Fate, Key, KeyError, KeyId, Refusal, RequestError, Settings, SettingsError,
 };
-pub use server::{
-    Handle, Handler, IntoBytes, OnCancel, Report, Request, Server, ServerBuilder, ServerStats, StreamRequest,
-};
+pub use server::{Handle, Handler, OnCancel, Report, Request, Server, ServerBuilder, ServerStats, StreamRequest};
 pub use socket::Stream;
 pub use stream::{Call, RecvStream, SendStream};
 

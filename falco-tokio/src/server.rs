@@ -44,7 +44,7 @@ use crate::socket::Stream;
 
 pub use self::builder::ServerBuilder;
 pub(crate) use self::builder::{STREAM_WINDOW, kib};
-pub use self::handler::{Handler, IntoBytes};
+pub use self::handler::Handler;
 pub use self::request::Request;
 pub use self::stats::ServerStats;
 pub use self::streams::StreamRequest;

@@ -8,9 +8,9 @@ use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::ServerConnection;
 use falco_core::keys::ServerKeys;
 use falco_core::mux::Source;
+use falco_core::{ConnectionError, ServerConnection};
 #[cfg(unix)]
 use tokio::net::UnixListener;
 use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
@@ -35,7 +35,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 /// The task of an accepted connection. It discards the connection's result. The runtime aligns
 /// tasks to 128 bytes: with the connection in a box and no result to store, a task has the smallest
 /// size.
-struct ConnectionTask<H>(Box<Connection<H>>);
+struct ConnectionTask<H: Handler>(Box<Connection<H>>);
 
 impl<H: Handler> Future for ConnectionTask<H> {
     type Output = ();
@@ -167,18 +167,19 @@ async fn enter<H: Handler>(socket: Socket, peer: Option<SocketAddr>, handlers: &
     }
 }
 
+/// A connection on a stream that was not accepted here. Its type does not name the future of the
+/// handler: the compiler could not show that a future with that type in it is `Send`.
+pub(super) type Guest = Pin<Box<dyn Future<Output = io::Result<ConnectionError>> + Send>>;
+
 /// A connection on a stream that was not accepted here.
-pub(super) fn guest<H: Handler>(
-    stream: impl Stream + 'static,
-    handlers: &Arc<Handlers<H>>,
-) -> io::Result<Connection<H>> {
+pub(super) fn guest<H: Handler>(stream: impl Stream + 'static, handlers: &Arc<Handlers<H>>) -> io::Result<Guest> {
     let service = &handlers.service;
     let machine = machine(service, handlers.take_streams())?;
     let control = Arc::new(Control::new(None));
     let number = service.registry.admit_guest(&control);
     let socket = Socket::Other(Box::new(stream));
     let place = Place::of_guest(number);
-    Ok(connection(socket, machine, control, place, handlers))
+    Ok(Box::pin(connection(socket, machine, control, place, handlers)))
 }
 
 /// A connection on a stream that was not accepted here, which counts as if it had been. Streams
@@ -188,14 +189,15 @@ pub(super) async fn counted_guest<H: Handler>(
     stream: impl Stream + 'static,
     peer: SocketAddr,
     handlers: &Arc<Handlers<H>>,
-) -> io::Result<Option<Connection<H>>> {
+) -> io::Result<Option<Guest>> {
     let service = &handlers.service;
     service.counters.accepted.add(1);
     let Some(_turn) = service.registry.turn().await else {
         reject(service, Some(peer));
         return Ok(None);
     };
-    admit(Socket::Other(Box::new(stream)), Some(peer), handlers).await
+    let connection = admit(Socket::Other(Box::new(stream)), Some(peer), handlers).await?;
+    Ok(connection.map(|connection| -> Guest { Box::pin(connection) }))
 }
 
 /// Waits for a place for a connection. `None` if there is none, or the server is stopping.

@@ -22,7 +22,7 @@ use super::control::{Control, Cut};
 use super::handler::Handler;
 use super::holder::Holder;
 use super::place::Place;
-use super::running::Running;
+use super::running::{Frame, Running};
 use super::streams::Handlers;
 use crate::line::{Line, sealed};
 use crate::metrics;
@@ -31,11 +31,14 @@ use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: u32 = 64 << 10;
-pub(super) struct Connection<H> {
+
+pub(super) struct Connection<H: Handler> {
     line: Line<Socket>,
     mux: ServerMux<Arc<ServerKeys>, Bytes, SharedBudget>,
     control: Arc<Control>,
     running: Running,
+    /// For the next handler, if there was one since the connection was idle.
+    frame: Option<Frame<H::Future>>,
     timer: Timer,
     stage: Stage,
     /// When this turn began. It is not read again during the turn, which is short.
@@ -97,6 +100,7 @@ impl<H: Handler> Connection<H> {
             mux: mux(machine, &handlers.service, handlers.take_streams()),
             control,
             running: Running::default(),
+            frame: None,
             timer: Timer::default(),
             stage: Stage::Open,
             now: handlers.service.clock.now(),
@@ -307,6 +311,7 @@ impl<H: Handler> Connection<H> {
         self.line.shrink();
         if self.mux.unanswered() == 0 {
             self.mux.shrink();
+            self.frame = None;
             if self.running.shrink() {
                 self.control.shrink();
             }
@@ -392,7 +397,7 @@ impl<H: Handler> Future for Connection<H> {
     }
 }
 
-impl<H> Drop for Connection<H> {
+impl<H: Handler> Drop for Connection<H> {
     /// Releases its place, and cancels the handlers that run.
     fn drop(&mut self) {
         self.running.lose_opens(LostRequest::DROPPED);

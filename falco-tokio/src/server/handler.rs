@@ -1,10 +1,8 @@
 //! Handlers: closures and Tower services.
 
-use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::Ordering;
-use core::task::{Context, Poll};
 
 use bytes::Bytes;
 use falco_core::Refusal;
@@ -17,9 +15,12 @@ use crate::error::HandlerError;
 /// Handles requests: any `Fn(Request) -> impl Future<Output = Result<impl Into<Bytes>,
 /// HandlerError>>`, or a Tower service by [`Server::serve_service`](crate::Server::serve_service).
 pub trait Handler: Send + Sync + 'static {
-    /// Resolves to the answer. It must be `Unpin`: the connection's own task polls it first, and if
-    /// it is not ready then, it moves to another task.
-    type Future: Future<Output = Result<Bytes, HandlerError>> + Send + Unpin + 'static;
+    /// What a client receives.
+    type Answer: Into<Bytes>;
+
+    /// Resolves to the answer. The connection's own task polls it first. If it is not ready then,
+    /// it gets a task of its own, without being moved in memory.
+    type Future: Future<Output = Result<Self::Answer, HandlerError>> + Send + 'static;
 
     /// Starts to handle a request.
     fn handle(&self, request: Request) -> Self::Future;
@@ -31,31 +32,11 @@ where
     Fut: Future<Output = Result<B, HandlerError>> + Send + 'static,
     B: Into<Bytes>,
 {
-    type Future = IntoBytes<Fut>;
+    type Answer = B;
+    type Future = Fut;
 
-    fn handle(&self, request: Request) -> IntoBytes<Fut> {
-        IntoBytes(Box::pin(self(request)))
-    }
-}
-
-/// The future of a handler that is a closure.
-pub struct IntoBytes<Fut>(Pin<Box<Fut>>);
-
-impl<Fut, B> Future for IntoBytes<Fut>
-where
-    Fut: Future<Output = Result<B, HandlerError>>,
-    B: Into<Bytes>,
-{
-    type Output = Result<Bytes, HandlerError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map_ok(Into::into)
-    }
-}
-
-impl<Fut> fmt::Debug for IntoBytes<Fut> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("IntoBytes(..)")
+    fn handle(&self, request: Request) -> Fut {
+        self(request)
     }
 }
 
@@ -70,6 +51,7 @@ where
     S::Error: Into<HandlerError>,
     S::Future: Send + 'static,
 {
+    type Answer = Bytes;
     type Future = Pin<Box<dyn Future<Output = Result<Bytes, HandlerError>> + Send>>;
 
     fn handle(&self, mut request: Request) -> Self::Future {

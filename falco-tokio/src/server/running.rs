@@ -21,23 +21,65 @@ use crate::error::HandlerError;
 use crate::metrics::Stopwatch;
 use crate::stream::{Pipe, without_unused};
 
-/// Calls a handler and, if `poll` says so, polls it once. A panic, wherever it happens, fails this
-/// request only.
-pub(crate) fn begin<F>(begin: impl FnOnce() -> F, poll: bool, cx: &mut Context<'_>) -> (Option<F>, Poll<Outcome>)
+/// Calls the handler of an open request. If it panics, this returns how it ended.
+pub(crate) fn begin<F>(begin: impl FnOnce() -> F) -> Result<F, Outcome> {
+    catch_unwind(AssertUnwindSafe(begin)).map_err(|_| Outcome::Panicked)
+}
+
+/// Memory for the future of a handler. When the handler has ended, the next one can use it.
+pub(crate) struct Frame<F>(Pin<Box<Option<F>>>);
+
+impl<F> Default for Frame<F> {
+    fn default() -> Self {
+        Self(Box::pin(None))
+    }
+}
+
+impl<F, A> Frame<F>
 where
-    F: Future<Output = Result<Bytes, HandlerError>> + Unpin,
+    F: Future<Output = Result<A, HandlerError>>,
+    A: Into<Bytes>,
 {
-    match catch_unwind(AssertUnwindSafe(begin)) {
-        Ok(handler) => {
-            let mut handler = Some(handler);
-            let polled = if poll {
-                poll_handler(&mut handler, cx)
-            } else {
-                Poll::Pending
-            };
-            (handler, polled)
+    /// Calls a handler and, if `poll` says so, polls it once. One that is ready is dropped before
+    /// its outcome is returned. A panic, wherever it happens, fails this request only.
+    pub(crate) fn begin(&mut self, begin: impl FnOnce() -> F, poll: bool, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            self.0.set(Some(begin()));
+            if !poll {
+                return Poll::Pending;
+            }
+            let outcome = outcome(ready!(Pin::new(&mut *self).poll(cx)));
+            self.0.set(None);
+            Poll::Ready(outcome)
+        }));
+        polled.unwrap_or_else(|_| {
+            // The handler is not polled again. Dropping it may panic as well.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.0.set(None)));
+            Poll::Ready(Outcome::Panicked)
+        })
+    }
+}
+
+impl<F, A> Future for Frame<F>
+where
+    F: Future<Output = Result<A, HandlerError>>,
+    A: Into<Bytes>,
+{
+    type Output = Result<Bytes, HandlerError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.0.as_mut().as_pin_mut() {
+            Some(handler) => handler.poll(cx).map_ok(Into::into),
+            // It has ended.
+            None => Poll::Pending,
         }
-        Err(_) => (None, Poll::Ready(Outcome::Panicked)),
+    }
+}
+
+fn outcome(result: Result<Bytes, HandlerError>) -> Outcome {
+    match result {
+        Ok(body) => Outcome::Answer(without_unused(body)),
+        Err(error) => Outcome::Failed(error),
     }
 }
 
@@ -50,10 +92,7 @@ where
         let Some(running) = handler.as_mut() else {
             return Poll::Ready(Outcome::Dropped);
         };
-        let outcome = match ready!(Pin::new(running).poll(cx)) {
-            Ok(body) => Outcome::Answer(without_unused(body)),
-            Err(error) => Outcome::Failed(error),
-        };
+        let outcome = outcome(ready!(Pin::new(running).poll(cx)));
         drop(handler.take());
         Poll::Ready(outcome)
     }));
@@ -164,7 +203,7 @@ impl Running {
 
     pub(crate) fn spawn<F>(
         &mut self,
-        handler: Option<F>,
+        handler: F,
         (id, since): (RequestId, Stopwatch),
         kept: Kept,
         control: &Arc<Control>,
@@ -173,7 +212,7 @@ impl Running {
         F: Future<Output = Result<Bytes, HandlerError>> + Send + Unpin + 'static,
     {
         let task = Task {
-            handler,
+            handler: Some(handler),
             id,
             since,
             control: Arc::clone(control),

@@ -204,6 +204,7 @@ impl Server {
 pub(super) struct Nothing;
 
 impl Handler for Nothing {
+    type Answer = Bytes;
     type Future = Ready<Result<Bytes, HandlerError>>;
 
     fn handle(&self, _: Request) -> Self::Future {

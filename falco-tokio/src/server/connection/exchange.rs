@@ -68,7 +68,7 @@ impl<H: Handler> Connection<H> {
                     };
                     self.consume(consumed, turn);
                     if self.handlers.all_stream() {
-                        self.handle_whole(cx, id, body);
+                        self.handle_whole(id, body);
                     } else {
                         self.handle(cx, id, body);
                     }
@@ -76,7 +76,7 @@ impl<H: Handler> Connection<H> {
                 ServerStep::Opened { consumed, id, body } => {
                     let body = Bytes::from(body.into_vec().into_boxed_slice());
                     self.consume(consumed, turn);
-                    self.handle_open(cx, id, body);
+                    self.handle_open(id, body);
                 }
                 ServerStep::Part { consumed, id, body } => {
                     if let Some(pipe) = self.running.open(id) {

@@ -13,7 +13,7 @@ use super::super::control::Outcome;
 use super::super::handler::Handler;
 use super::super::holder::Holder;
 use super::super::request::Request;
-use super::super::running::{self, Kept};
+use super::super::running::Kept;
 use super::super::warning::warn_limited;
 use super::Connection;
 use crate::metrics::Stopwatch;
@@ -29,20 +29,22 @@ impl<H: Handler> Connection<H> {
         }
         let request = Request::received(body, id, self.labeled(), Arc::clone(&self.control));
         let at_once = !self.handlers.service.spawn_handlers;
-        match running::begin(|| self.handlers.handler.handle(request), at_once, cx) {
-            (_, Poll::Ready(outcome)) => {
+        let mut frame = self.frame.take().unwrap_or_default();
+        match frame.begin(|| self.handlers.handler.handle(request), at_once, cx) {
+            Poll::Ready(outcome) => {
+                self.frame = Some(frame);
                 self.handlers.service.counters.metrics.handler_time.time(since);
                 // No CANCEL was read since.
                 self.finish(id, outcome, false);
             }
-            (handler, Poll::Pending) => {
+            Poll::Pending => {
                 let kept = Kept {
                     held: Some(self.mux.take_held(id)),
                     place: self.running.share(&self.handlers.service, self.place),
                     pipe: None,
                 };
                 self.running
-                    .spawn(handler, (id, since), kept, &self.control, self.span.as_deref());
+                    .spawn(frame, (id, since), kept, &self.control, self.span.as_deref());
             }
         }
     }
@@ -133,7 +135,7 @@ impl<H: Handler> Connection<H> {
     }
 }
 
-impl<H> Connection<H> {
+impl<H: Handler> Connection<H> {
     /// The holder of the client's key, for a request, which needs no more than its label.
     pub(super) fn labeled(&self) -> Option<Arc<Holder>> {
         self.holder.as_ref().filter(|holder| holder.label.is_some()).cloned()

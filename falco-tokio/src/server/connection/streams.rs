@@ -1,6 +1,5 @@
 //! The open requests of a connection. It moves bytes between their halves and the mux.
 
-use core::task::{Context, Poll};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use crate::stream::{PIECE, Pipe};
 impl<H: Handler> Connection<H> {
     /// Calls the handler of an open request, on a task of its own. The end of an answer may reach
     /// the client before its handler has returned.
-    pub(super) fn handle_open(&mut self, cx: &mut Context<'_>, id: RequestId, first: Bytes) {
+    pub(super) fn handle_open(&mut self, id: RequestId, first: Bytes) {
         let Some(halves) = self.mux.begin_handler(id) else {
             return;
         };
@@ -30,11 +29,11 @@ impl<H: Handler> Connection<H> {
         } else {
             pipe.arrive_whole(first);
         }
-        self.run_open(cx, id, pipe);
+        self.run_open(id, pipe);
     }
 
     /// Calls the handler of open requests with one that has arrived as a whole.
-    pub(super) fn handle_whole(&mut self, cx: &mut Context<'_>, id: RequestId, body: Bytes) {
+    pub(super) fn handle_whole(&mut self, id: RequestId, body: Bytes) {
         let Some(halves) = self.mux.begin_whole(id) else {
             return;
         };
@@ -43,10 +42,10 @@ impl<H: Handler> Connection<H> {
         self.running.add_open(id, pipe);
         pipe.arrive_whole(body);
         pipe.update(Halves::end_input);
-        self.run_open(cx, id, pipe);
+        self.run_open(id, pipe);
     }
 
-    fn run_open(&mut self, cx: &mut Context<'_>, id: RequestId, pipe: &Arc<Pipe>) {
+    fn run_open(&mut self, id: RequestId, pipe: &Arc<Pipe>) {
         let since = Stopwatch::start();
         self.handlers.service.counters.requests.add(1);
         if let Some(holder) = &self.holder {
@@ -54,10 +53,10 @@ impl<H: Handler> Connection<H> {
         }
         let request = Request::received(Bytes::new(), id, self.labeled(), Arc::clone(&self.control));
         let request = StreamRequest::new(pipe, request);
-        match running::begin(|| self.handlers.open(request), false, cx) {
+        match running::begin(|| self.handlers.open(request)) {
             // No CANCEL was read since.
-            (_, Poll::Ready(outcome)) => self.finish(id, outcome, false),
-            (handler, Poll::Pending) => {
+            Err(outcome) => self.finish(id, outcome, false),
+            Ok(handler) => {
                 let kept = Kept {
                     held: Some(self.mux.take_held(id)),
                     place: self.running.share(&self.handlers.service, self.place),
