@@ -15,7 +15,7 @@ use crate::line::{Wrote, sealed};
 use crate::metrics;
 
 /// What each processed step adds to a turn, in addition to its bytes.
-const FRAME: u32 = 512;
+const FRAME: u32 = 256;
 
 /// Bytes that count towards a turn.
 fn of_turn(count: usize) -> u32 {
