@@ -189,34 +189,34 @@ impl<D: Due> Streams<D> {
 
     #[cold]
     fn write_all_credits<T: RequestTable<Due = D>>(&mut self, table: &mut T, writer: &mut Writer<'_, '_>) {
-        let mut due = core::mem::take(&mut self.due);
-        let all = due.each(|id| super::table::find(table, id).is_none_or(|slot| self.write_credit(slot, writer)));
-        self.due = due;
-        if !all || self.pending == 0 {
+        let Self { due, pending, .. } = self;
+        let all = due.each(|id| super::table::find(table, id).is_none_or(|slot| write_credit(slot, pending, writer)));
+        if !all || *pending == 0 {
             return;
         }
         // Those that were not noted.
         for slot in table.iter_mut() {
-            if !self.write_credit(slot, writer) || self.pending == 0 {
+            if !write_credit(slot, pending, writer) || *pending == 0 {
                 return;
             }
         }
     }
+}
 
-    /// Writes the CREDIT of `slot`, if one is pending. Returns whether there was room. The credit
-    /// counts before the peer can use it.
-    fn write_credit(&mut self, slot: &mut RequestSlot, writer: &mut Writer<'_, '_>) -> bool {
-        if !slot.has(flag::PENDING) {
-            return true;
-        }
-        if !writer.frame(kind::CREDIT, slot.id, &slot.touched.to_be_bytes(), &[]) {
-            return false;
-        }
-        slot.total += core::mem::take(&mut slot.touched);
-        slot.set(flag::CREDITED);
-        self.forget_credit(slot);
-        true
+/// Writes the CREDIT of `slot`, if it is one of the `pending` ones. Returns whether there was room.
+/// The credit counts before the peer can use it.
+fn write_credit(slot: &mut RequestSlot, pending: &mut u16, writer: &mut Writer<'_, '_>) -> bool {
+    if !slot.has(flag::PENDING) {
+        return true;
     }
+    if !writer.frame(kind::CREDIT, slot.id, &slot.touched.to_be_bytes(), &[]) {
+        return false;
+    }
+    slot.total += core::mem::take(&mut slot.touched);
+    slot.set(flag::CREDITED);
+    slot.clear(flag::PENDING);
+    *pending = pending.saturating_sub(1);
+    true
 }
 
 /// What `write_open` wrote.

@@ -1,7 +1,6 @@
 //! Which requests have a pending CREDIT.
 
-/// How many requests a fixed list has. The table is searched for the others, and for those for
-/// which an output had no room.
+/// How many requests a fixed list has. The table is searched for the others.
 pub(super) const FIXED: usize = 8;
 
 /// The requests that have a pending CREDIT, or had one.
@@ -22,8 +21,14 @@ impl Due for [u32; FIXED] {
         }
     }
 
-    fn each(&mut self, write: impl FnMut(u32) -> bool) -> bool {
-        core::mem::take(self).into_iter().all(write)
+    fn each(&mut self, mut write: impl FnMut(u32) -> bool) -> bool {
+        self.iter_mut().all(|id| {
+            let done = write(*id);
+            if done {
+                *id = 0;
+            }
+            done
+        })
     }
 }
 
