@@ -37,12 +37,20 @@ pub trait Crypto {
 /// What the noise wire needs besides the AEAD. The caller wipes the results that are secret.
 #[cfg(feature = "noise")]
 pub trait NoiseCrypto: Crypto {
+    /// A private key of X25519, in the form with which the provider computes. It is wiped when
+    /// dropped.
+    type PrivateKey;
+
+    /// The private key of 32 random bytes. A handshake calls this once, and then the two methods
+    /// below with its result.
+    fn private_key(&self, bytes: &[u8; 32]) -> Self::PrivateKey;
+
     /// The X25519 public key of `private`.
-    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32];
+    fn x25519_public(&self, private: &Self::PrivateKey) -> [u8; 32];
 
     /// The X25519 shared secret of `private` and `public`. For a public key of low order it is
     /// zero, which the wire refuses.
-    fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32];
+    fn x25519(&self, private: &Self::PrivateKey, public: &[u8; 32]) -> [u8; 32];
 
     /// SHA-256 of the concatenated `parts`.
     fn sha256(&self, parts: &[&[u8]]) -> [u8; 32];

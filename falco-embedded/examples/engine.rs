@@ -111,11 +111,17 @@ impl Aead for Loaded<'_> {
 
 /// What the engine does not support is done in software.
 impl NoiseCrypto for Chip<'_> {
-    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
+    type PrivateKey = <RustCrypto as NoiseCrypto>::PrivateKey;
+
+    fn private_key(&self, bytes: &[u8; 32]) -> Self::PrivateKey {
+        RustCrypto.private_key(bytes)
+    }
+
+    fn x25519_public(&self, private: &Self::PrivateKey) -> [u8; 32] {
         RustCrypto.x25519_public(private)
     }
 
-    fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32] {
+    fn x25519(&self, private: &Self::PrivateKey, public: &[u8; 32]) -> [u8; 32] {
         RustCrypto.x25519(private, public)
     }
 

@@ -54,20 +54,37 @@ impl Aead for AwsLcAead {
     }
 }
 
+/// A private key with its public key, which AWS-LC computes with every private key that it makes.
+/// It is on the heap of AWS-LC.
+#[cfg(feature = "noise")]
+#[allow(
+    unnameable_types,
+    reason = "it is `<AwsLc as NoiseCrypto>::PrivateKey`, and nothing but its trait is of use"
+)]
+#[allow(missing_debug_implementations, reason = "it is a secret")]
+pub struct AwsLcPrivateKey(PrivateKey);
+
 #[cfg(feature = "noise")]
 impl super::NoiseCrypto for AwsLc {
+    type PrivateKey = AwsLcPrivateKey;
+
     #[allow(clippy::expect_used, reason = "every 32 bytes are a private key of X25519")]
-    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
-        let private = PrivateKey::from_private_key(&X25519, private).expect("32 bytes are a private key");
+    fn private_key(&self, bytes: &[u8; 32]) -> AwsLcPrivateKey {
+        AwsLcPrivateKey(PrivateKey::from_private_key(&X25519, bytes).expect("32 bytes are a private key"))
+    }
+
+    #[allow(
+        clippy::expect_used,
+        reason = "every private key of X25519 has a public key of 32 bytes"
+    )]
+    fn x25519_public(&self, AwsLcPrivateKey(private): &AwsLcPrivateKey) -> [u8; 32] {
         let public = private.compute_public_key().expect("a private key has a public key");
         public.as_ref().try_into().expect("a public key has 32 bytes")
     }
 
-    #[allow(clippy::expect_used, reason = "every 32 bytes are a private key of X25519")]
-    fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32] {
-        let private = PrivateKey::from_private_key(&X25519, private).expect("32 bytes are a private key");
+    fn x25519(&self, AwsLcPrivateKey(private): &AwsLcPrivateKey, public: &[u8; 32]) -> [u8; 32] {
         // AWS-LC refuses public keys of low order, for which the shared secret is zero.
-        let shared = agree(&private, UnparsedPublicKey::new(&X25519, public), (), |shared| {
+        let shared = agree(private, UnparsedPublicKey::new(&X25519, public), (), |shared| {
             shared.try_into().map_err(|_| ())
         });
         shared.unwrap_or_default()

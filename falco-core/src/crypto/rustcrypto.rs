@@ -17,18 +17,24 @@ impl Crypto for RustCrypto {
 
 #[cfg(feature = "noise")]
 impl super::NoiseCrypto for RustCrypto {
-    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
+    type PrivateKey = zeroize::Zeroizing<[u8; 32]>;
+
+    fn private_key(&self, bytes: &[u8; 32]) -> Self::PrivateKey {
+        zeroize::Zeroizing::new(*bytes)
+    }
+
+    fn x25519_public(&self, private: &Self::PrivateKey) -> [u8; 32] {
         if cfg!(target_os = "none") {
             // The Montgomery ladder is linked in any case. The faster way would cost another 4 KiB
             // of flash and 2 KiB of stack.
-            return x25519_dalek::x25519(*private, x25519_dalek::X25519_BASEPOINT_BYTES);
+            return x25519_dalek::x25519(**private, x25519_dalek::X25519_BASEPOINT_BYTES);
         }
-        let private = x25519_dalek::StaticSecret::from(*private);
+        let private = x25519_dalek::StaticSecret::from(**private);
         x25519_dalek::PublicKey::from(&private).to_bytes()
     }
 
-    fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32] {
-        let private = x25519_dalek::StaticSecret::from(*private);
+    fn x25519(&self, private: &Self::PrivateKey, public: &[u8; 32]) -> [u8; 32] {
+        let private = x25519_dalek::StaticSecret::from(**private);
         private
             .diffie_hellman(&x25519_dalek::PublicKey::from(*public))
             .to_bytes()

@@ -1,11 +1,14 @@
 //! The state of a connection that client and server share, apart from its requests.
 
+use rand_core::TryCryptoRng;
+use zeroize::Zeroizing;
+
 use super::Broken;
 use super::layout::{Accepts, FRAME_HEAD, FrameHead};
 use super::link::{Link, OwnClose, close};
 use super::writer::Writer;
 use crate::crypto::{Aead, Crypto};
-use crate::error::{ConnectionError, SealError};
+use crate::error::{ConnectionError, EntropyError, SealError};
 use crate::life::Life;
 use crate::message::Status;
 use crate::time::{Instant, MaybeInstant, Span};
@@ -38,6 +41,42 @@ impl<H, A> Phase<H, A> {
             Self::Transport(link) => Some(link),
         }
     }
+}
+
+/// The random numbers of a connection.
+pub(super) struct Drawn {
+    /// The private half of the ephemeral key.
+    pub(super) ephemeral: Zeroizing<[u8; 32]>,
+    pub(super) serial: u32,
+    /// The eight bytes of a client's first PING.
+    pub(super) first_ping: u64,
+}
+
+impl Drawn {
+    /// Bytes for a client, and for a server, which has no PING of its own.
+    pub(super) const CLIENT: usize = 44;
+    pub(super) const SERVER: usize = 36;
+
+    /// Draws this many bytes at once: for the generator of a system, each draw is a system call.
+    pub(super) fn from<G: TryCryptoRng + ?Sized>(rng: &mut G, count: usize) -> Result<Self, EntropyError> {
+        let mut bytes = Zeroizing::new([0; Self::CLIENT]);
+        rng.try_fill_bytes(bytes.get_mut(..count).unwrap_or_default())
+            .map_err(|_| EntropyError::new())?;
+        let [serial, high, low] = [32, 36, 40].map(|at| number(bytes.as_slice(), at));
+        let mut ephemeral = Zeroizing::new([0; 32]);
+        ephemeral.iter_mut().zip(&*bytes).for_each(|(to, from)| *to = *from);
+        Ok(Self {
+            ephemeral,
+            serial,
+            first_ping: (u64::from(high) << 32) | u64::from(low),
+        })
+    }
+}
+
+/// The number in the four bytes from `at` on.
+fn number(bytes: &[u8], at: usize) -> u32 {
+    let four = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    four.copied().map_or(0, u32::from_be_bytes)
 }
 
 pub(super) struct Base<H, A> {

@@ -6,7 +6,7 @@ use core::fmt;
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
 
-use super::base::{Base, Phase};
+use super::base::{Base, Drawn, Phase};
 use super::handshake::Initiator;
 use super::key::NoiseClient;
 use super::layout::{Accepts, FIRST_RECORD, HELLO_LENGTH, WELCOME_LENGTH};
@@ -16,7 +16,7 @@ use super::record::Direction;
 use super::streams::Streams;
 use super::table::RequestTable;
 use super::write::{self, pending_only};
-use crate::crypto::{Crypto, NoiseCrypto};
+use crate::crypto::NoiseCrypto;
 #[cfg(feature = "streams")]
 use crate::error::Error;
 use crate::error::{ConnectionError, EntropyError, OutputTooSmall, SealError};
@@ -34,8 +34,8 @@ use crate::wipe::with_stack_wiped;
 
 /// The state of one connection. [`ClientConnection`](crate::ClientConnection) drives it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
-pub struct ClientSession<T: RequestTable, C: Crypto> {
-    pub(super) base: Base<Handshake, C::Aead>,
+pub struct ClientSession<T: RequestTable, C: NoiseCrypto> {
+    pub(super) base: Base<Handshake<C::PrivateKey>, C::Aead>,
     pub(super) requests: Requests<T>,
     keep_alive: KeepAlive,
     /// The eight bytes of the first PING.
@@ -63,11 +63,11 @@ pub(super) struct Requests<T: RequestTable> {
     pub(super) streams: Streams<T::Due>,
 }
 
-pub(super) enum Handshake {
+pub(super) enum Handshake<K> {
     /// The hello is pending. It uses this ephemeral key.
     Hello(Zeroizing<[u8; 32]>),
     /// The hello was sent, and the welcome has not arrived.
-    Welcome(Initiator),
+    Welcome(Initiator<K>),
 }
 
 /// The state of keep-alive, which prevents the connection from expiring and detects a dead peer.
@@ -222,16 +222,17 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         now: Instant,
         rng: &mut G,
     ) -> Result<Self::Session, EntropyError> {
-        let mut ephemeral = Zeroizing::new([0; 32]);
-        rng.try_fill_bytes(ephemeral.as_mut_slice())
-            .map_err(|_| EntropyError::new())?;
+        let Drawn {
+            ephemeral,
+            serial,
+            first_ping,
+        } = Drawn::from(rng, Drawn::CLIENT)?;
         let accepts = Accepts::of(settings, false);
         // Until the welcome arrives, only this side's own limit counts.
         let theirs = Accepts {
             max_message: u32::MAX,
             ..accepts
         };
-        let serial = rng.try_next_u32().map_err(|_| EntropyError::new())?;
         Ok(ClientSession {
             base: Base::new(
                 Handshake::Hello(ephemeral),
@@ -266,7 +267,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
             },
             ending: None,
             cut: false,
-            first_ping: rng.try_next_u64().map_err(|_| EntropyError::new())?,
+            first_ping,
         })
     }
 
@@ -474,7 +475,7 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
     }
 }
 
-impl<T: RequestTable, C: Crypto> fmt::Debug for ClientSession<T, C> {
+impl<T: RequestTable, C: NoiseCrypto> fmt::Debug for ClientSession<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut session = f.debug_struct("ClientSession");
         session

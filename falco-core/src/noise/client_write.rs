@@ -115,7 +115,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             &client.crypto,
             prologue,
             client.secret.psk(),
-            ephemeral,
+            &ephemeral,
             &settings,
             message,
         );

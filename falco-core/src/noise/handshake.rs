@@ -38,22 +38,23 @@ impl Outcome {
 }
 
 /// A client that has written the first message.
-pub(super) struct Initiator {
+pub(super) struct Initiator<K> {
     state: SymmetricState,
-    ephemeral: Zeroizing<[u8; DH]>,
+    ephemeral: K,
 }
 
-impl Initiator {
+impl<K> Initiator<K> {
     /// Writes the first message, with `payload`, into `out`.
-    pub(super) fn write<C: NoiseCrypto>(
+    pub(super) fn write<C: NoiseCrypto<PrivateKey = K>>(
         crypto: &C,
         prologue: [&[u8]; 4],
         psk: &[u8; 32],
-        ephemeral: Zeroizing<[u8; DH]>,
+        ephemeral: &[u8; DH],
         payload: &[u8],
         out: &mut [u8],
     ) -> Result<Self, HandshakeFailed> {
         let mut state = SymmetricState::new(crypto, prologue);
+        let ephemeral = crypto.private_key(ephemeral);
         with_stack_wiped(|| {
             state.mix_key_and_hash(crypto, psk);
             let (public, sealed) = out.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
@@ -66,7 +67,7 @@ impl Initiator {
     }
 
     /// Reads the second message and returns its payload. Call it once.
-    pub(super) fn read<'m, C: NoiseCrypto>(
+    pub(super) fn read<'m, C: NoiseCrypto<PrivateKey = K>>(
         &mut self,
         crypto: &C,
         message: &'m mut [u8],
@@ -109,14 +110,15 @@ impl Responder {
     pub(super) fn write<C: NoiseCrypto>(
         mut self,
         crypto: &C,
-        ephemeral: &Zeroizing<[u8; DH]>,
+        ephemeral: &[u8; DH],
         payload: &[u8],
         out: &mut [u8],
     ) -> Result<Outcome, HandshakeFailed> {
         with_stack_wiped(|| {
             let (public, sealed) = out.split_first_chunk_mut::<DH>().ok_or(HandshakeFailed)?;
-            *public = crypto.x25519_public(ephemeral);
-            let key = second_key(crypto, &mut self.state, ephemeral, public, &self.theirs)?;
+            let ephemeral = crypto.private_key(ephemeral);
+            *public = crypto.x25519_public(&ephemeral);
+            let key = second_key(crypto, &mut self.state, &ephemeral, public, &self.theirs)?;
             self.state.encrypt_and_hash(crypto, &key, payload, sealed)?;
             Ok(Outcome::of(crypto, &self.state))
         })
@@ -128,12 +130,12 @@ impl Responder {
 fn second_key<C: NoiseCrypto>(
     crypto: &C,
     state: &mut SymmetricState,
-    ours: &[u8; DH],
+    ours: &C::PrivateKey,
     servers: &[u8; DH],
     theirs: &[u8; DH],
 ) -> Result<OneTimeKey, HandshakeFailed> {
     state.mix_hash(crypto, servers);
-    let _ = state.mix_key(crypto, servers);
+    state.mix_chaining_key(crypto, servers);
     let shared = Zeroizing::new(crypto.x25519(ours, theirs));
     // With a public key of low order the shared secret is zero, which is not secret.
     if shared.iter().fold(0, |all, byte| all | byte) == 0 {

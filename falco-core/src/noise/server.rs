@@ -6,7 +6,7 @@ use core::fmt;
 use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
 
-use super::base::{Base, Phase};
+use super::base::{Base, Drawn, Phase};
 use super::handshake::{Outcome, Responder};
 use super::key::{NoiseServer, Ring, prologue};
 use super::layout::{Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELCOME_LENGTH, WIRE, kind};
@@ -202,11 +202,8 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         now: Instant,
         rng: &mut G,
     ) -> Result<Self::Session, EntropyError> {
-        let mut ephemeral = Zeroizing::new([0; 32]);
-        rng.try_fill_bytes(ephemeral.as_mut_slice())
-            .map_err(|_| EntropyError::new())?;
+        let Drawn { ephemeral, serial, .. } = Drawn::from(rng, Drawn::SERVER)?;
         let accepts = Accepts::of(settings, true).with_room_for(T::capacity());
-        let serial = rng.try_next_u32().map_err(|_| EntropyError::new())?;
         Ok(ServerSession {
             base: Base::new(
                 Handshake::Hello(ephemeral),

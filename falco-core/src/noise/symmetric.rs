@@ -46,6 +46,12 @@ impl SymmetricState {
         key
     }
 
+    /// Mixes `input` into the chaining key, where the key that this gives would encrypt nothing.
+    pub(super) fn mix_chaining_key<C: NoiseCrypto>(&mut self, crypto: &C, input: &[u8; 32]) {
+        let temporary = Zeroizing::new(crypto.hmac_sha256(&self.chaining_key, &[input]));
+        self.chaining_key = crypto.hmac_sha256(&temporary, &[&[1]]);
+    }
+
     pub(super) fn mix_key_and_hash<C: NoiseCrypto>(&mut self, crypto: &C, input: &[u8; 32]) {
         let temporary = Zeroizing::new(crypto.hmac_sha256(&self.chaining_key, &[input]));
         let first = Zeroizing::new(crypto.hmac_sha256(&temporary, &[&[1]]));

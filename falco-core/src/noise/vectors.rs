@@ -45,7 +45,7 @@ fn the_public_vector_set_holds_byte_for_byte_on_both_sides() {
         let mut first = std::vec![0; ciphertexts[0].len()];
         let ephemeral = Zeroizing::new(array(&vector["init_ephemeral"]));
         let mut initiator =
-            Initiator::write(&RustCrypto, prologue, &psk, ephemeral, &payloads[0], &mut first).expect("it writes");
+            Initiator::write(&RustCrypto, prologue, &psk, &ephemeral, &payloads[0], &mut first).expect("it writes");
         assert_eq!(first, ciphertexts[0]);
         let (payload, responder) = Responder::read(&RustCrypto, prologue, &psk, &mut first).expect("it reads");
         assert_eq!(payload, payloads[0]);
@@ -165,7 +165,7 @@ fn whole_sessions_hold_byte_for_byte_in_both_directions_and_over_a_rekey() {
         let mut hello = [0; 64];
         let ephemeral = Zeroizing::new(array(&session["client_ephemeral_private"]));
         let settings = bytes(&session["client_settings"]);
-        Initiator::write(&RustCrypto, prologue, secret.psk(), ephemeral, &settings, &mut hello).expect("it writes");
+        Initiator::write(&RustCrypto, prologue, secret.psk(), &ephemeral, &settings, &mut hello).expect("it writes");
         assert_eq!([&clear[..], &hello].concat(), bytes(&session["hello"]));
         let (read, responder) = Responder::read(&RustCrypto, prologue, secret.psk(), &mut hello).expect("it reads");
         assert_eq!(read, settings);

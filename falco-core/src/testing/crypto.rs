@@ -54,6 +54,12 @@ impl Aead for NoSecurityAead {
 /// Both sides compute the same shared secret, and it is not zero. These functions have no other
 /// property of a Diffie-Hellman function or a hash.
 impl NoiseCrypto for NoSecurity {
+    type PrivateKey = [u8; 32];
+
+    fn private_key(&self, bytes: &[u8; 32]) -> [u8; 32] {
+        *bytes
+    }
+
     fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
         private.map(|byte| byte.rotate_left(3) ^ 0xA5)
     }

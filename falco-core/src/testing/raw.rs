@@ -116,7 +116,8 @@ impl<C: NoiseCrypto> RawHandshake<C> {
     }
 
     fn public(&self) -> [u8; 32] {
-        self.public.unwrap_or_else(|| self.crypto.x25519_public(&self.private))
+        let private = self.crypto.private_key(&self.private);
+        self.public.unwrap_or_else(|| self.crypto.x25519_public(&private))
     }
 
     fn said(&self) -> (Vec<u8>, State) {
@@ -166,7 +167,7 @@ impl<C: NoiseCrypto> RawHandshake<C> {
     fn second(&self, state: &mut State, servers: &[u8; 32], theirs: &[u8; 32]) {
         self.mix_hash(state, servers);
         self.mix_key(state, servers);
-        let shared = self.crypto.x25519(&self.private, theirs);
+        let shared = self.crypto.x25519(&self.crypto.private_key(&self.private), theirs);
         self.mix_key(state, &shared);
     }
 }

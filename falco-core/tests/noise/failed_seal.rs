@@ -37,11 +37,17 @@ impl Aead for FailingAead {
 }
 
 impl NoiseCrypto for Failing {
-    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
+    type PrivateKey = <NoSecurity as NoiseCrypto>::PrivateKey;
+
+    fn private_key(&self, bytes: &[u8; 32]) -> Self::PrivateKey {
+        NoSecurity.private_key(bytes)
+    }
+
+    fn x25519_public(&self, private: &Self::PrivateKey) -> [u8; 32] {
         NoSecurity.x25519_public(private)
     }
 
-    fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32] {
+    fn x25519(&self, private: &Self::PrivateKey, public: &[u8; 32]) -> [u8; 32] {
         NoSecurity.x25519(private, public)
     }
 

@@ -195,11 +195,17 @@ impl Crypto for Nothing {
 }
 
 impl NoiseCrypto for Nothing {
-    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
+    type PrivateKey = <RustCrypto as NoiseCrypto>::PrivateKey;
+
+    fn private_key(&self, bytes: &[u8; 32]) -> Self::PrivateKey {
+        RustCrypto.private_key(bytes)
+    }
+
+    fn x25519_public(&self, private: &Self::PrivateKey) -> [u8; 32] {
         RustCrypto.x25519_public(private)
     }
 
-    fn x25519(&self, _private: &[u8; 32], _public: &[u8; 32]) -> [u8; 32] {
+    fn x25519(&self, _private: &Self::PrivateKey, _public: &[u8; 32]) -> [u8; 32] {
         [0; 32]
     }
 
@@ -216,7 +222,11 @@ impl NoiseCrypto for Nothing {
 fn a_public_key_of_low_order_is_refused_by_both_sides_without_a_reply() {
     let keys = noise_client(7);
     for public in low_order() {
-        assert_eq!(RustCrypto.x25519(&[9; 32], &public), [0; 32], "it is of low order");
+        assert_eq!(
+            RustCrypto.x25519(&RustCrypto.private_key(&[9; 32]), &public),
+            [0; 32],
+            "it is of low order"
+        );
         let mut handshake = RawHandshake::new(Nothing, 7);
         handshake.public = Some(public);
         assert_refused("low order", &handshake.hello(), UNAUTHENTICATED);

@@ -19,6 +19,7 @@ mod first_record;
 mod frames_at_client;
 mod frames_at_server;
 mod handshake;
+mod handshake_cost;
 mod late_polls;
 mod lifetime;
 mod open_cuts;

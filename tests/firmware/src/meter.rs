@@ -48,11 +48,17 @@ impl<'t> Crypto for Metered<'t> {
 }
 
 impl NoiseCrypto for Metered<'_> {
-    fn x25519_public(&self, private: &[u8; 32]) -> [u8; 32] {
+    type PrivateKey = <RustCrypto as NoiseCrypto>::PrivateKey;
+
+    fn private_key(&self, bytes: &[u8; 32]) -> Self::PrivateKey {
+        RustCrypto.private_key(bytes)
+    }
+
+    fn x25519_public(&self, private: &Self::PrivateKey) -> [u8; 32] {
         count(&self.0.x25519, || RustCrypto.x25519_public(private))
     }
 
-    fn x25519(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32] {
+    fn x25519(&self, private: &Self::PrivateKey, public: &[u8; 32]) -> [u8; 32] {
         count(&self.0.x25519, || RustCrypto.x25519(private, public))
     }
 

@@ -161,7 +161,10 @@ impl Needles {
         noise.mix_hash(first);
         noise.mix_hash(to_client);
         noise.mix_key("second", to_client.try_into().expect("32 bytes"));
-        let shared = RustCrypto.x25519(&client, to_client.try_into().expect("32 bytes"));
+        let shared = RustCrypto.x25519(
+            &RustCrypto.private_key(&client),
+            to_client.try_into().expect("32 bytes"),
+        );
         noise.keep("the shared secret", &shared);
         let key = noise.mix_key("third", &shared);
         noise.one_time("the key of the welcome", &key);
@@ -248,7 +251,7 @@ fn private_of(who: Who, public: &[u8]) -> [u8; 32] {
     };
     let found = (0..DRAWS)
         .map(drawn)
-        .find(|private| RustCrypto.x25519_public(private) == public);
+        .find(|private| RustCrypto.x25519_public(&RustCrypto.private_key(private)) == public);
     found.unwrap_or_else(|| panic!("the {who:?} drew its ephemeral key within the first {DRAWS} draws"))
 }
 

@@ -160,7 +160,7 @@ fn keys(session: &Value) -> Outcome {
     let mut hello = [0; 64];
     let ephemeral = Zeroizing::new(super::array(&session["client_ephemeral_private"]));
     let settings = bytes(&session["client_settings"]);
-    Initiator::write(&RustCrypto, prologue, secret.psk(), ephemeral, &settings, &mut hello).expect("it writes");
+    Initiator::write(&RustCrypto, prologue, secret.psk(), &ephemeral, &settings, &mut hello).expect("it writes");
     let (_, responder) = Responder::read(&RustCrypto, prologue, secret.psk(), &mut hello).expect("it reads");
     let ephemeral = Zeroizing::new(super::array(&session["server_ephemeral_private"]));
     let settings = bytes(&session["server_settings"]);
