@@ -28,35 +28,30 @@ impl<B> Partial<B> {
 }
 
 impl<B: Storage> Partial<B> {
-    /// The length of the storage after `length` more bytes of the message, or `None` if they exceed
+    /// The size of the storage after `length` more bytes of the message, or `None` if they exceed
     /// its total.
     ///
     /// It doubles, so that the cost of growing is linear in the bytes that arrive. It never exceeds
     /// the total.
-    fn grown(&self, present: usize, length: usize) -> Option<usize> {
+    fn grown(&self, reserved: usize, length: usize) -> Option<usize> {
         let end = self.filled.checked_add(length).filter(|end| *end <= self.total)?;
-        Some(if present < end {
+        Some(if reserved < end {
             end.max(self.filled.saturating_mul(2)).min(self.total)
         } else {
-            present
+            reserved
         })
     }
 
     /// Appends a part. Returns whether there was room.
     fn append(&mut self, bytes: &[u8]) -> bool {
-        let present = self.storage.bytes().len();
-        let Some(grown) = self.grown(present, bytes.len()) else {
+        let reserved = self.storage.reserved();
+        let Some(grown) = self.grown(reserved, bytes.len()) else {
             return false;
         };
-        if present < grown {
-            self.storage.grow(grown);
+        if !self.storage.put(self.filled, bytes, grown) {
+            return false;
         }
-        let end = self.filled + bytes.len();
-        let Some(to) = self.storage.bytes().get_mut(self.filled..end) else {
-            return false;
-        };
-        to.copy_from_slice(bytes);
-        self.filled = end;
+        self.filled += bytes.len();
         true
     }
 }
@@ -252,8 +247,8 @@ impl Reassembly<HeapPartials> {
     /// can limit memory. 0 if the message has not begun: its first part allocates its own length.
     pub(crate) fn growth(&self, id: RequestId, length: usize) -> usize {
         self.places.messages.get(&id.key()).map_or(0, |place| {
-            let present = place.storage.len();
-            place.grown(present, length).map_or(0, |grown| grown - present)
+            let reserved = place.storage.capacity();
+            place.grown(reserved, length).map_or(0, |grown| grown - reserved)
         })
     }
 }

@@ -15,6 +15,21 @@ pub trait Storage {
     /// fixed size does nothing.
     fn grow(&mut self, total: usize);
 
+    /// How many bytes there is memory for without growing.
+    fn reserved(&mut self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Grows to `total` bytes, and writes `part` behind the first `at`. Bytes behind that may be
+    /// lost. Returns whether there was room.
+    fn put(&mut self, at: usize, part: &[u8], total: usize) -> bool {
+        if self.bytes().len() < total {
+            self.grow(total);
+        }
+        let place = self.bytes().get_mut(at..).and_then(|rest| rest.get_mut(..part.len()));
+        place.map(|place| place.copy_from_slice(part)).is_some()
+    }
+
     /// Frees memory, if the storage can. The bytes may be lost.
     fn release(&mut self) {}
 
@@ -65,6 +80,18 @@ impl Storage for alloc::vec::Vec<u8> {
             self.reserve_exact(total - self.len());
             self.resize(total, 0);
         }
+    }
+
+    fn reserved(&mut self) -> usize {
+        self.capacity()
+    }
+
+    /// Clears no bytes that the next part overwrites.
+    fn put(&mut self, at: usize, part: &[u8], total: usize) -> bool {
+        self.truncate(at);
+        self.reserve_exact(total.saturating_sub(self.len()));
+        self.extend_from_slice(part);
+        true
     }
 
     fn release(&mut self) {

@@ -93,11 +93,37 @@ impl Storage for RecordingVec {
     }
 }
 
-#[test]
-fn memory_grows_with_what_has_arrived_and_not_with_an_announced_total() {
+/// The same vector, with its own way to take a part.
+#[derive(Default)]
+struct Direct(RecordingVec);
+
+impl Storage for Direct {
+    fn bytes(&mut self) -> &mut [u8] {
+        self.0.bytes()
+    }
+
+    fn grow(&mut self, total: usize) {
+        self.0.grow(total);
+    }
+
+    fn reserved(&mut self) -> usize {
+        self.0.0.reserved()
+    }
+
+    fn put(&mut self, at: usize, part: &[u8], total: usize) -> bool {
+        let room = self.0.0.put(at, part, total);
+        self.0.1.set(self.0.0.capacity());
+        room
+    }
+
+    fn release(&mut self) {
+        self.0.release();
+    }
+}
+
+fn assert_memory_grows_with_what_arrives(storage: impl Storage, taken: &Cell<usize>) {
     let id = ids(1)[0];
-    let taken = Rc::new(Cell::new(0));
-    let mut parts = Reassembly::new([Partial::new(RecordingVec(Vec::new(), Rc::clone(&taken)))]);
+    let mut parts = Reassembly::new([Partial::new(storage)]);
     parts.begin(id, u32::MAX, b"").unwrap();
     assert_eq!(taken.get(), 0);
     let mut came = 0;
@@ -116,6 +142,17 @@ fn memory_grows_with_what_has_arrived_and_not_with_an_announced_total() {
     parts.begin(id, 100, &[1; 60]).unwrap();
     parts.part(id, &[2; 30]).unwrap();
     assert!(taken.get() <= 100);
+    parts.part(id, &[3; 10]).unwrap();
+    assert_eq!(parts.whole(id).unwrap(), [&[1; 60][..], &[2; 30], &[3; 10]].concat());
+}
+
+#[test]
+fn memory_grows_with_what_has_arrived_and_not_with_an_announced_total() {
+    let taken = Rc::new(Cell::new(0));
+    let vector = || RecordingVec(Vec::new(), Rc::clone(&taken));
+    assert_memory_grows_with_what_arrives(vector(), &taken);
+    taken.set(0);
+    assert_memory_grows_with_what_arrives(Direct(vector()), &taken);
 }
 
 #[test]
