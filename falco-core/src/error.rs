@@ -360,6 +360,15 @@ pub enum ReplyError {
     Misuse(Misuse),
 }
 
+impl ReplyError {
+    /// Whether the same call may succeed once output was sealed. After every other error of
+    /// [`refuse`](crate::ServerConnection::refuse) there is nothing to refuse.
+    #[must_use]
+    pub const fn waits_for_output(self) -> bool {
+        matches!(self, Self::TransmitFirst)
+    }
+}
+
 /// Why nothing was sealed although there was a message to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

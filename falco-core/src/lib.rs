@@ -196,6 +196,7 @@ mod life;
 mod message;
 #[cfg(feature = "alloc")]
 pub mod mux;
+mod no_answer;
 #[cfg(feature = "noise")]
 pub mod noise;
 mod outgoing;
@@ -228,6 +229,7 @@ pub use event::{ClientEvent, ClientWait, Received, ServerEvent, ServerWait};
 pub use greeting::Greeting;
 pub use key::{Key, KeyError};
 pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
+pub use no_answer::NoAnswer;
 pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
 #[cfg(feature = "alloc")]
 pub use reassembly::HeapPartials;

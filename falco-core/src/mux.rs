@@ -99,7 +99,7 @@ pub use held::HeldBytes;
 #[cfg(feature = "streams")]
 pub use open_call::{OpenCall, OpenRejected, UnfinishedOpen};
 pub use retry::{Attempts, Backoff};
-pub use server::{NoAnswer, ServerMux};
+pub use server::ServerMux;
 pub use servers::{Round, Servers};
 #[cfg(feature = "std")]
 pub use shares::KeyShares;

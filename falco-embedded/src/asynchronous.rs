@@ -7,7 +7,7 @@
 //! You may drop a future of this module at any point: all state is in the client and the server.
 //! The next call cancels the request whose future was dropped, and its answer is discarded. If the
 //! future of [`serve`](Server::serve) is dropped while a handler runs, the next call refuses that
-//! request as failed, and does not handle it again.
+//! request as failed, or as cancelled if the client has cancelled it, and does not handle it again.
 
 use core::fmt;
 use core::future::{Future, pending, poll_fn};

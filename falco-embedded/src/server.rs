@@ -4,7 +4,7 @@
 use core::fmt;
 
 use falco_core::{
-    CloseReason, Greeting, Instant, OutgoingAnswer, Partial, Reassembly, Refusal, ReplyError, RequestId,
+    CloseReason, Greeting, Instant, NoAnswer, OutgoingAnswer, Partial, Reassembly, Refusal, ReplyError, RequestId,
     ServerConnection, ServerEvent, ServerKeyRef, ServerSide, Settings, Storage,
 };
 use rand_core::TryCryptoRng;
@@ -34,6 +34,8 @@ pub(crate) struct Incoming<H: ServerKeyRef, B: Buffers> {
     greeting: Greeting,
     /// A refusal that the core has not accepted yet. Until it has, no frame is processed.
     refusal: Option<(RequestId, Refusal)>,
+    /// The number of the request that the client has cancelled last, or 0.
+    cancelled: u32,
 }
 
 /// A request, the memory for its answer, and the connection, which is driven meanwhile.
@@ -103,6 +105,7 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
                 connection,
                 greeting: Greeting::new(),
                 refusal: None,
+                cancelled: 0,
             },
             body: Reassembly::new([Partial::new(body)]),
             answer,
@@ -165,7 +168,7 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn refuse_dropped(&mut self) {
         if matches!(self.stage, Stage::Handling(_)) {
-            self.refuse(Refusal::Failed);
+            self.refuse(NoAnswer::Dropped.refusal(false));
         }
     }
 
@@ -178,23 +181,28 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         let Some(id) = release(&mut self.body, &mut self.stage) else {
             return;
         };
-        let answer = if length > self.answer.as_ref().len() {
-            None
+        let failure = if length > self.answer.as_ref().len() {
+            Some(NoAnswer::NoRoom)
         } else {
             match self.incoming.connection.machine_mut().answer(id, length) {
-                Ok(outgoing) => Some(outgoing),
-                Err(ReplyError::Request(_)) => None,
-                // The request is completed, or the connection has ended.
-                Err(_) => return,
+                Ok(outgoing) => {
+                    self.stage = Stage::Answering(outgoing);
+                    None
+                }
+                Err(error) => NoAnswer::after(error),
             }
         };
-        self.stage = answer.map_or(Stage::Refusing(id, Refusal::AnswerTooLarge), Stage::Answering);
+        if let Some(failure) = failure {
+            self.stage = Stage::Refusing(id, failure.refusal(false));
+        }
     }
 
-    /// Refuses the request. Without one this does nothing.
+    /// Refuses the request; as cancelled if the client has cancelled it. Without one this does
+    /// nothing.
     pub fn refuse(&mut self, refusal: Refusal) {
         if let Some(id) = release(&mut self.body, &mut self.stage) {
-            self.stage = Stage::Refusing(id, refusal);
+            let cancelled = self.incoming.cancelled == id.number();
+            self.stage = Stage::Refusing(id, NoAnswer::Refused(refusal).refusal(cancelled));
         }
     }
 
@@ -258,7 +266,7 @@ fn handle<S: Storage>(kept: &mut Body<S>, stage: &mut Stage, event: ServerEvent<
         ServerEvent::Request { id, body } => (id, u32::try_from(body.len()).unwrap_or(u32::MAX), body, true),
         ServerEvent::Begin { id, total, body } => (id, total, body, false),
         #[cfg(feature = "streams")]
-        ServerEvent::Opened { id, .. } => return Some((id, Refusal::TooLarge)),
+        ServerEvent::Opened { id, .. } => return Some((id, NoAnswer::OpenBody.refusal(false))),
         // The rest of a request that was refused.
         ServerEvent::Part { id, .. } | ServerEvent::Abandoned { id } if !matches!(stage, Stage::Receiving(receiving) if *receiving == id) =>
         {
@@ -271,7 +279,7 @@ fn handle<S: Storage>(kept: &mut Body<S>, stage: &mut Stage, event: ServerEvent<
                 (true, false) => return None,
                 (false, _) => Stage::Idle,
             };
-            return (!fits).then_some((id, Refusal::TooLarge));
+            return (!fits).then_some((id, NoAnswer::TooLarge.refusal(false)));
         }
         ServerEvent::Abandoned { id } => {
             kept.forget(id);
@@ -284,15 +292,15 @@ fn handle<S: Storage>(kept: &mut Body<S>, stage: &mut Stage, event: ServerEvent<
             return waits
                 .then(|| release(kept, stage))
                 .flatten()
-                .map(|id| (id, Refusal::Cancelled));
+                .map(|id| (id, NoAnswer::Cancelled.refusal(false)));
         }
         _ => return None,
     };
     if !matches!(stage, Stage::Idle) {
-        return Some((id, Refusal::Busy));
+        return Some((id, NoAnswer::Busy.refusal(false)));
     }
     if kept.begin(id, total, body).is_err() {
-        return Some((id, Refusal::TooLarge));
+        return Some((id, NoAnswer::TooLarge.refusal(false)));
     }
     *stage = if whole {
         Stage::Received(id)
@@ -314,9 +322,11 @@ impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
     #[inline(never)]
     fn take_step(&mut self, now: Instant) -> Result<bool, Error> {
         let refused = self.recv(now, |event| match event {
-            ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } => Some((id, Refusal::Busy)),
+            ServerEvent::Request { id, .. } | ServerEvent::Begin { id, .. } => {
+                Some((id, NoAnswer::Busy.refusal(false)))
+            }
             #[cfg(feature = "streams")]
-            ServerEvent::Opened { id, .. } => Some((id, Refusal::TooLarge)),
+            ServerEvent::Opened { id, .. } => Some((id, NoAnswer::OpenBody.refusal(false))),
             _ => None,
         })?;
         match refused {
@@ -343,10 +353,13 @@ impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
         if waits && self.connection.machine().end().is_none() {
             return self.connection.pause(now);
         }
-        let greeting = &mut self.greeting;
+        let (greeting, cancelled) = (&mut self.greeting, &mut self.cancelled);
         self.connection.recv(now, |event| {
             if matches!(event, ServerEvent::Established) {
                 greeting.established();
+            }
+            if let ServerEvent::Cancelled { id } = event {
+                *cancelled = id.number();
             }
             take(event)
         })
@@ -356,11 +369,11 @@ impl<H: ServerKeyRef, B: Buffers> Incoming<H, B> {
     /// is room.
     fn transmit(&mut self, now: Instant) -> Result<(), Error> {
         loop {
-            if let Some((id, refusal)) = self.refusal
-                // Any other error means that the request is completed, or the connection has ended.
-                && !matches!(self.connection.machine_mut().refuse(id, refusal), Err(ReplyError::TransmitFirst))
-            {
-                self.refusal = None;
+            if let Some((id, refusal)) = self.refusal {
+                let refused = self.connection.machine_mut().refuse(id, refusal);
+                if !refused.is_err_and(ReplyError::waits_for_output) {
+                    self.refusal = None;
+                }
             }
             if !self.connection.transmit(now)? || self.refusal.is_none() {
                 return Ok(());

@@ -16,7 +16,6 @@ use core::fmt;
 use core::time::Duration;
 
 use self::answer_queue::AnswerQueue;
-pub use self::complete::NoAnswer;
 use self::deferred::Deferred;
 use self::refusals::Refusals;
 use super::admission::{MustLeave, hello_fingerprint};
@@ -30,7 +29,8 @@ use crate::ending::Ending;
 use crate::error::ConnectionError;
 use crate::event::{Received, ServerEvent, ServerWait};
 use crate::greeting::Greeting;
-use crate::message::{CloseReason, Refusal, RequestId, Status};
+use crate::message::{CloseReason, RequestId, Status};
+use crate::no_answer::NoAnswer;
 use crate::reassembly::{HeapPartials, Reassembly};
 use crate::settings::Settings;
 use crate::time::{Instant, MaybeInstant, Span};
@@ -312,7 +312,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             }
             ServerEvent::Cancelled { id } => {
                 if self.deferred.remove(id) {
-                    self.refuse(id, Refusal::Cancelled);
+                    self.give_up(id, NoAnswer::Cancelled);
                     return Ok(skip);
                 }
                 #[cfg(feature = "streams")]
@@ -405,7 +405,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     fn refuse_busy(&mut self, id: RequestId) {
         self.busy += 1;
-        self.refuse(id, Refusal::Busy);
+        self.give_up(id, NoAnswer::Busy);
     }
 
     /// Counts a request that begins with so many bytes, or refuses it if there is no room for it.

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
-use falco_core::mux::{Halves, NoAnswer, StreamError};
-use falco_core::{ConnectionError, Fate, LostRequest, Refusal, RequestError, Settings};
+use falco_core::mux::{Halves, StreamError};
+use falco_core::{ConnectionError, Fate, LostRequest, NoAnswer, Refusal, RequestError, Settings};
 
 const KIB: usize = 1024;
 

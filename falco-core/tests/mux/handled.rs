@@ -2,9 +2,8 @@
 
 use core::fmt;
 
-use falco_core::mux::NoAnswer;
 use falco_core::testing::raw_frame;
-use falco_core::{Refusal, RequestError, Settings};
+use falco_core::{NoAnswer, Refusal, RequestError, Settings};
 
 use crate::served::{MESSAGE, REFUSE, Served, keys};
 

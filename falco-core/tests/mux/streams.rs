@@ -1,8 +1,8 @@
 //! Open bodies in the mux: who may write, what is held, and how bodies are collected.
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
-use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, StreamError};
-use falco_core::{Fate, Refusal, RequestError, Settings};
+use falco_core::mux::{Call, OpenCall, OpenRejected, StreamError};
+use falco_core::{Fate, NoAnswer, Refusal, RequestError, Settings};
 
 const KIB: usize = 1024;
 

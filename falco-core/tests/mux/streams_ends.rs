@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
-use falco_core::mux::{Call, NoAnswer, OpenCall, OpenRejected, StreamError};
-use falco_core::{CloseReason, ConnectionError, Fate, Refusal, Settings};
+use falco_core::mux::{Call, OpenCall, OpenRejected, StreamError};
+use falco_core::{CloseReason, ConnectionError, Fate, NoAnswer, Refusal, Settings};
 
 const KIB: usize = 1024;
 

@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::duo::{BUDGET, Duo, Event};
-use falco_core::mux::{Call, NoAnswer};
-use falco_core::{RequestId, Settings};
+use falco_core::mux::Call;
+use falco_core::{NoAnswer, RequestId, Settings};
 
 #[derive(Clone, Debug)]
 enum Op {

@@ -13,5 +13,6 @@ mod error_messages;
 mod key_ring;
 mod key_sources;
 mod key_text;
+mod no_answer;
 mod recv_buf;
 mod wire_selection;

@@ -12,10 +12,10 @@ use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, Halves, HeldBytes, NoAnswer, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Halves, HeldBytes, ServerMux, ServerStep, SharedBudget};
 use falco_core::{
-    CloseReason, ConnectionError, Instant, KeyId, LostRequest, RequestError, RequestId, ServerConnection, Settings,
-    Status,
+    CloseReason, ConnectionError, Ending, Instant, KeyId, LostRequest, NoAnswer, RequestError, RequestId,
+    ServerConnection, Settings, Status,
 };
 
 use self::streams::{OpenPlace, OpenPlaces, Opens};

@@ -5,6 +5,7 @@ use crate::error::{OutputTooSmall, ReplyError, RequestError, SealError};
 use crate::message::{Refusal, RequestId, Status};
 use crate::mux::Budget;
 use crate::mux::partial::RECORD;
+use crate::no_answer::NoAnswer;
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
@@ -35,12 +36,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 self.held.set_answered(id);
                 Ok(true)
             }
-            Ok(_) => {
-                self.refuse(id, Refusal::AnswerTooLarge);
-                Err(RequestError::Refused(Refusal::AnswerTooLarge))
-            }
+            Ok(_) => Err(RequestError::Refused(self.give_up(id, NoAnswer::NoRoom))),
             Err(ReplyError::Request(error)) => {
-                self.refuse(id, Refusal::AnswerTooLarge);
+                self.give_up(id, NoAnswer::NoRoom);
                 Err(error)
             }
             Err(_) => {
@@ -53,6 +51,13 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 Ok(false)
             }
         }
+    }
+
+    /// Refuses a request as the table says, and returns how.
+    pub(super) fn give_up(&mut self, id: RequestId, why: NoAnswer<'_>) -> Refusal {
+        let refusal = why.refusal(false);
+        self.refuse(id, refusal);
+        refusal
     }
 
     /// Refuses a request. If its answer is being sent, the rest of the answer is not sent. For a
@@ -117,11 +122,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     fn seal_next(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall> {
         loop {
             while let Some((id, refusal)) = self.refusals.first() {
-                if self.machine.refuse(id, refusal) == Err(ReplyError::TransmitFirst) {
+                let refused = self.machine.refuse(id, refusal);
+                if refused.is_err_and(ReplyError::waits_for_output) {
                     break;
                 }
-                // The connection has accepted the refusal, has ended, or has completed the request
-                // before.
+                // The connection has accepted the refusal, or there is nothing to refuse.
                 self.refusals.pop();
             }
             let sealed = self.seal_answers(now, out);

@@ -1,41 +1,11 @@
 //! How a handler has ended, and the outcome of its request.
 
-use core::error::Error;
-
 use super::ServerMux;
 use crate::error::RequestError;
 use crate::message::{Refusal, RequestId};
 use crate::mux::Budget;
+use crate::no_answer::NoAnswer;
 use crate::wire::ServerKeyRef;
-
-/// Why a handler has no answer.
-#[derive(Clone, Copy, Debug)]
-#[allow(clippy::exhaustive_enums, reason = "there is no other way to end without an answer")]
-pub enum NoAnswer<'e> {
-    /// It failed. The error itself stays on the server: with a [`Refusal`] a handler chooses what
-    /// the client receives, and any other error is sent as [`Refusal::Failed`].
-    Failed(&'e (dyn Error + Send + Sync + 'static)),
-    /// It panicked.
-    Panicked,
-    /// It was dropped before it returned.
-    Dropped,
-    /// It returned an answer for which there was no room:
-    /// [`HeldBytes::hold_answer`](crate::mux::HeldBytes::hold_answer) returned `false`.
-    NoRoom,
-}
-
-impl NoAnswer<'_> {
-    /// The refusal of its request. A handler whose request was cancelled is taken to have failed,
-    /// or to have been dropped, because of that.
-    fn refusal(self, cancelled: bool) -> Refusal {
-        match self {
-            Self::Failed(_) | Self::Dropped if cancelled => Refusal::Cancelled,
-            Self::Failed(error) => error.downcast_ref().copied().unwrap_or(Refusal::Failed),
-            Self::Panicked | Self::Dropped => Refusal::Failed,
-            Self::NoRoom => Refusal::AnswerTooLarge,
-        }
-    }
-}
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// The handler of a request has ended: answers or refuses the request. `cancelled` says whether

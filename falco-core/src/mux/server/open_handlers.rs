@@ -3,10 +3,10 @@
 use super::super::Budget;
 use super::super::halves::Halves;
 use super::super::streams::StreamError;
-use super::complete::NoAnswer;
 use super::{ServerMux, bytes};
 use crate::error::RequestError;
 use crate::message::RequestId;
+use crate::no_answer::NoAnswer;
 use crate::wire::ServerKeyRef;
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {

@@ -12,6 +12,7 @@ use super::{ServerMux, release};
 use crate::error::{ReplyError, RequestError, SealError};
 use crate::message::{Refusal, RequestId};
 use crate::mux::ServerStep;
+use crate::no_answer::NoAnswer;
 use crate::outgoing::OutgoingAnswer;
 use crate::send_queue;
 use crate::time::Instant;
@@ -123,7 +124,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     pub(super) fn opened<'u>(&mut self, consumed: usize, id: RequestId, body: &'u [u8]) -> ServerStep<'u> {
         let skip = ServerStep::Skip { consumed };
         if !self.takes_streams {
-            self.refuse(id, Refusal::TooLarge);
+            self.give_up(id, NoAnswer::OpenBody);
             return skip;
         }
         let window = bytes(self.machine.window());
@@ -216,7 +217,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let writer = streams.writers.remove(key);
         let finished = writer.is_some_and(|(_, chunks)| chunks.is_finished());
         if finished || streams.deferred.contains_key(&key) {
-            self.refuse(id, Refusal::Cancelled);
+            self.give_up(id, NoAnswer::Cancelled);
             return false;
         }
         true
@@ -368,7 +369,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     fn refuse_answer(&mut self, id: RequestId, why: StreamError) -> StreamError {
-        self.refuse(id, Refusal::AnswerTooLarge);
+        self.give_up(id, NoAnswer::NoRoom);
         why
     }
 

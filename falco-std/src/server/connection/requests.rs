@@ -9,8 +9,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
 
-use falco_core::RequestError;
-use falco_core::mux::NoAnswer;
+use falco_core::{NoAnswer, RequestError};
 
 use super::super::admission::Place;
 use super::super::handler::{HandlerError, Request};

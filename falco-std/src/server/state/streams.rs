@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use falco_core::mux::{Halves, KeyShares, NoAnswer, ServerMux};
-use falco_core::{Instant, KeyId, LostRequest, RequestError, RequestId};
+use falco_core::mux::{Halves, KeyShares, ServerMux};
+use falco_core::{Instant, KeyId, LostRequest, NoAnswer, RequestError, RequestId};
 
 use super::{Conn, Mux, State, Work};
 use crate::open::{ConnectionHandle, HalfError, Pipe};

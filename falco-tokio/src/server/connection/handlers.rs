@@ -5,8 +5,7 @@ use core::task::{Context, Poll};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use falco_core::mux::NoAnswer;
-use falco_core::{Refusal, RequestError, RequestId};
+use falco_core::{NoAnswer, Refusal, RequestError, RequestId};
 
 use super::super::OnCancel;
 use super::super::control::Outcome;
@@ -127,7 +126,7 @@ impl<H: Handler> Connection<H> {
                             let error = "the handler returned before its answer was finished";
                             warn_limited!(warnings.failed, request = number, error, "the handler failed");
                         }
-                        Some(NoAnswer::Panicked | NoAnswer::Dropped | NoAnswer::NoRoom) => {}
+                        Some(_) => {}
                     }
                 }
             }
