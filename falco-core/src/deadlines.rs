@@ -182,13 +182,18 @@ impl Deadlines {
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for one
     /// lifetime. The first time that this is noticed more than 50 ms late, the write has another
     /// lifetime instead.
+    ///
+    /// After `Stalled`, discard the pending bytes, and process what has arrived. An end that was
+    /// due as well has come first: then [`Connection::end`] returns it.
     pub fn handle_timeout<R: Role, H: KeyRef<R>>(
         &mut self,
         machine: &mut Connection<R, H>,
         now: Instant,
     ) -> Result<(), ConnectionError> {
         if self.is_stalled(machine, now) {
-            return Err(machine.end().unwrap_or(ConnectionError::Stalled));
+            let end = machine.end();
+            let _ = machine.handle_timeout(now);
+            return Err(end.unwrap_or(ConnectionError::Stalled));
         }
         self.check_again();
         if is_late(machine.poll_timeout(), now) {

@@ -133,7 +133,36 @@ impl ConnectionError {
     /// ```
     #[must_use]
     pub const fn holds_after_loss(self, with_answer: bool, input_ended: bool) -> bool {
-        !matches!(self, Self::Closed) || !(with_answer || input_ended)
+        !self.is_orderly() || !(with_answer || input_ended)
+    }
+
+    /// Whether this is the orderly end, which is no error for a driver that closes or serves a
+    /// connection: this side closed it, and all requests are completed.
+    ///
+    /// ```
+    /// use falco_core::ConnectionError;
+    ///
+    /// assert!(ConnectionError::Closed.is_orderly());
+    /// assert!(!ConnectionError::ClosedByPeer.is_orderly());
+    /// ```
+    #[must_use]
+    pub const fn is_orderly(self) -> bool {
+        matches!(self, Self::Closed)
+    }
+
+    /// What ends a connection whose stream has failed while bytes were written, and that has not
+    /// ended otherwise. `None` before its input has ended as well (`input_ended`): the bytes that
+    /// have arrived may contain the reason, such as a CLOSE.
+    ///
+    /// ```
+    /// use falco_core::ConnectionError;
+    ///
+    /// assert_eq!(ConnectionError::of_failed_output(false), None);
+    /// assert_eq!(ConnectionError::of_failed_output(true), Some(ConnectionError::Truncated));
+    /// ```
+    #[must_use]
+    pub const fn of_failed_output(input_ended: bool) -> Option<Self> {
+        if input_ended { Some(Self::Truncated) } else { None }
     }
 
     /// Whether the handshake was refused: the connection ended before the server proved that it has
@@ -340,6 +369,29 @@ pub enum Error {
     Connection(ConnectionError),
     /// The API forbids this call.
     Misuse(Misuse),
+}
+
+impl Error {
+    /// What ends the connection for a caller that wants no more than this request or ping: while
+    /// one side is closing, that is [`ConnectionError::Closed`], although requests that have begun
+    /// still complete. `None` if only this call has failed.
+    ///
+    /// ```
+    /// use falco_core::{ConnectionError, Error, Misuse};
+    ///
+    /// assert_eq!(Error::Closing.end(), Some(ConnectionError::Closed));
+    /// let expired = ConnectionError::Expired;
+    /// assert_eq!(Error::Connection(expired).end(), Some(expired));
+    /// assert_eq!(Error::Misuse(Misuse::Foreign).end(), None);
+    /// ```
+    #[must_use]
+    pub const fn end(self) -> Option<ConnectionError> {
+        match self {
+            Self::Closing => Some(ConnectionError::Closed),
+            Self::Connection(end) => Some(end),
+            Self::Request(_) | Self::Misuse(_) => None,
+        }
+    }
 }
 
 /// Why a call of a server did not complete a request.

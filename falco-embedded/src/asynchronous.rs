@@ -15,7 +15,7 @@ use core::pin::pin;
 use core::task::Poll;
 
 use embedded_io_async::{Read, Write};
-use falco_core::{ClientKeyRef, CloseReason, ConnectionError, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef};
+use falco_core::{ClientKeyRef, CloseReason, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef};
 
 use crate::buffers::Buffers;
 use crate::client::BufferedClient;

@@ -7,7 +7,7 @@
 use core::fmt;
 
 use embedded_io::{Read, ReadReady, Write, WriteReady};
-use falco_core::{ClientKeyRef, CloseReason, ConnectionError, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef};
+use falco_core::{ClientKeyRef, CloseReason, Instant, KeyRef, PingId, Refusal, Role, ServerKeyRef};
 
 use crate::buffers::Buffers;
 use crate::client::BufferedClient;

@@ -212,8 +212,6 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         }
         // The next step returns every other end.
         if let Err(ConnectionError::Stalled) = self.deadlines.handle_timeout(&mut self.machine, now) {
-            // An end that is due as well comes first, and what has arrived is still processed.
-            let _ = self.machine.handle_timeout(now);
             self.output.stall();
             self.deadlines.progress();
         }
@@ -343,7 +341,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
 
     /// Waits, unless the stream has failed and nothing more can happen.
     fn wait<T>(&self) -> Result<Next<T>, Error> {
-        self.output.wait(self.input == Input::Open)?;
+        self.output.wait(self.input != Input::Open)?;
         Ok(Next::Wait)
     }
 }

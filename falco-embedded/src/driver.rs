@@ -48,9 +48,8 @@ macro_rules! drivers {
             /// waits for the same.
             ///
             /// # Errors
-            /// What ended the connection. [`ConnectionError::Refused`] and
-            /// [`HandshakeTimeout`](ConnectionError::HandshakeTimeout) have more causes than
-            /// another key.
+            /// What ended the connection. [`Refused`](falco_core::ConnectionError::Refused) and
+            /// `HandshakeTimeout` have more causes than another key.
             pub $($async)* fn establish(&mut self) -> Result<(), Error<$error>> {
                 self.transport.poll_clock();
                 self.flush()$($await)*
@@ -61,9 +60,9 @@ macro_rules! drivers {
             /// reads.
             ///
             /// # Errors
-            /// Why the request failed, or what ended the connection. [`ConnectionError::Closed`] is
-            /// also returned while the connection is closing: it accepts no new requests, but may
-            /// still complete others.
+            /// Why the request failed, or what ended the connection.
+            /// [`Closed`](falco_core::ConnectionError::Closed) is also returned while the
+            /// connection is closing: it accepts no new requests, but may still complete others.
             ///
             /// If the connection has ended, [`BufferedClient::fate`] says whether the request may
             /// be sent again.
@@ -154,7 +153,7 @@ macro_rules! drivers {
                 loop {
                     match self.drive(None)$($await)* {
                         Ok(()) => {}
-                        Err(Error::Connection(ConnectionError::Closed)) => return Ok(()),
+                        Err(Error::Connection(end)) if end.is_orderly() => return Ok(()),
                         Err(error) => return Err(error),
                     }
                 }
@@ -178,14 +177,14 @@ macro_rules! drivers {
             /// The error of a request or ping that was not accepted. If the connection has ended,
             /// sends its last bytes first.
             $($async)* fn rejected(&mut self, error: Error) -> Error<$error> {
-                match error {
-                    Error::Connection(_) => loop {
+                match (error, falco_core::Error::Closing.end()) {
+                    (Error::Connection(_), _) => loop {
                         if let Err(end) = self.drive(None)$($await)* {
                             return end;
                         }
                     },
-                    Error::Closing => Error::Connection(ConnectionError::Closed),
-                    other => other.widen(),
+                    (Error::Closing, Some(end)) => Error::Connection(end),
+                    (other, _) => other.widen(),
                 }
             }
 
@@ -237,7 +236,7 @@ macro_rules! drivers {
             ///
             /// # Errors
             /// What ended the connection, unless it was closed. The classic wire has no CLOSE;
-            /// there the end is [`ConnectionError::ClosedByPeer`].
+            /// there the end is [`ClosedByPeer`](falco_core::ConnectionError::ClosedByPeer).
             pub $($async)* fn serve(
                 &mut self,
                 mut handler: impl $handler(&[u8], &mut [u8]) -> Result<usize, Refusal>,
@@ -247,7 +246,7 @@ macro_rules! drivers {
                 loop {
                     match self.advance(&mut handler)$($await)* {
                         Ok(()) => {}
-                        Err(Error::Connection(ConnectionError::Closed)) => return Ok(()),
+                        Err(Error::Connection(end)) if end.is_orderly() => return Ok(()),
                         Err(error) => return Err(error),
                     }
                 }

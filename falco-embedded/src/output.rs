@@ -175,15 +175,16 @@ impl Output {
     }
 
     /// Whether to wait for the stream. An error if nothing more can happen.
-    pub(crate) const fn wait(&self, reads: bool) -> Result<(), Error> {
+    pub(crate) const fn wait(&self, input_ended: bool) -> Result<(), Error> {
         match self.stream {
             Stream::Stalled => Err(Error::Stalled),
             #[cfg(any(feature = "async", feature = "blocking"))]
-            Stream::Failed { .. } if !reads => Err(Error::Connection(ConnectionError::Truncated)),
-            #[cfg(any(feature = "async", feature = "blocking"))]
-            Stream::Failed { .. } => Ok(()),
+            Stream::Failed { .. } => match ConnectionError::of_failed_output(input_ended) {
+                Some(end) => Err(Error::Connection(end)),
+                None => Ok(()),
+            },
             Stream::Open => {
-                let _ = reads;
+                let _ = input_ended;
                 Ok(())
             }
         }

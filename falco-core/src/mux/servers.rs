@@ -213,7 +213,7 @@ impl Servers {
     /// or be out of reach, and is not tried for a while, as after a failed attempt. `below` returns
     /// a random number that is less than its argument.
     pub fn lost(&mut self, server: usize, end: Option<ConnectionError>, now: Instant, below: impl FnOnce(u64) -> u64) {
-        if end != Some(ConnectionError::Closed) {
+        if !end.is_some_and(ConnectionError::is_orderly) {
             self.failed(server, now, below);
         }
     }

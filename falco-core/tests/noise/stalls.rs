@@ -6,7 +6,7 @@ use crate::common::noise::{
 };
 use crate::common::{ms, span};
 use falco_core::testing::{raw_frame, raw_settings};
-use falco_core::{ConnectionError, Settings};
+use falco_core::{ConnectionError, Deadlines, Settings};
 
 const LIFETIME: u64 = 60_000;
 const EXPIRED: ConnectionError = ConnectionError::Expired;
@@ -23,6 +23,26 @@ fn the_lifetime_is_paused_while_a_side_does_not_read_on_purpose() {
     assert_eq!(rig.machine.poll_timeout(), Some(ms(115_000)));
     assert_eq!(rig.machine.handle_timeout(ms(114_999)), Ok(()));
     assert_eq!(rig.machine.handle_timeout(ms(115_000)), Err(EXPIRED));
+}
+
+#[test]
+fn an_end_that_is_due_with_the_write_deadline_comes_first() {
+    let stalled = Err(ConnectionError::Stalled);
+    for (blocked, end) in [(0, Some(EXPIRED)), (1, None)] {
+        let mut rig = at_server(&Settings::new());
+        let mut deadlines = Deadlines::new();
+        deadlines.block(ms(blocked));
+        if end.is_none() {
+            // A record restarts the lifetime after that.
+            rig.now = ms(2);
+            rig.receive(&raw_frame(PING, 0, &[1; 8]));
+        }
+        let due = ms(blocked + LIFETIME);
+        assert_eq!(deadlines.handle_timeout(&mut rig.machine, due), stalled);
+        assert_eq!(rig.machine.end(), end);
+        let again = end.map_or(stalled, Err);
+        assert_eq!(deadlines.handle_timeout(&mut rig.machine, due), again);
+    }
 }
 
 #[test]
