@@ -14,8 +14,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 
 use falco_core::keys::{Secrets, ServerKeys};
-use falco_core::mux::{Ending, LastStep, ServerMux, ServerStep};
-use falco_core::{ConnectionError, Instant, Key, RecvBuf, ServerConnection, Settings};
+use falco_core::mux::{ServerMux, ServerStep};
+use falco_core::{ConnectionError, Ending, Instant, Key, LastStep, RecvBuf, ServerConnection, Settings};
 use getrandom::SysRng;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};

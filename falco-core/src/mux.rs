@@ -85,7 +85,6 @@ mod table;
 use alloc::vec::Vec;
 use core::fmt;
 
-pub use crate::ending::{Ending, LastStep};
 pub use admission::{Admission, AdmissionLimits, MustLeave, Room, Source, SourcePrefix};
 pub use budget::Budget;
 #[cfg(feature = "std")]

@@ -5,8 +5,7 @@ use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
 
-use falco_core::mux::{Ending, LastStep};
-use falco_core::{Instant, RecvBuf};
+use falco_core::{Ending, Instant, LastStep, RecvBuf};
 
 use crate::clock::Clock;
 use crate::stream::Stream;

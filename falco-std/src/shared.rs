@@ -11,8 +11,7 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 
-use falco_core::mux::{Ending, LastStep};
-use falco_core::{ConnectionError, Instant, OutputTooSmall, wipe_stack};
+use falco_core::{ConnectionError, Ending, Instant, LastStep, OutputTooSmall, wipe_stack};
 
 use crate::clock::Clock;
 use crate::line::{KEPT, Line, is_timeout};

@@ -5,8 +5,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io;
 
-use falco_core::mux::{Ending, LastStep};
-use falco_core::{OutputTooSmall, RecvBuf};
+use falco_core::{Ending, LastStep, OutputTooSmall, RecvBuf};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;

@@ -3,11 +3,11 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Call, ClientMux, ClientStep, LastStep, MustLeave, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Call, ClientMux, ClientStep, MustLeave, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server};
 use falco_core::{
-    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, RequestId, ServerConnection, ServerKeyRef,
-    Settings,
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, LastStep, RequestId, ServerConnection,
+    ServerKeyRef, Settings,
 };
 
 const NOW: Instant = Instant::ZERO;

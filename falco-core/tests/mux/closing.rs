@@ -3,9 +3,9 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Call, ClientMux, ClientStep, LastStep};
+use falco_core::mux::{Call, ClientMux, ClientStep};
 use falco_core::testing::{CountingRng, noise_client, raw_frame};
-use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, Settings, Status};
+use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, LastStep, Settings, Status};
 
 use crate::scene::{NOW, Scene};
 

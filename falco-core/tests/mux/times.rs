@@ -3,10 +3,11 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Call, ClientMux, ClientStep, Ending, LastStep, ServerMux, ServerStep};
+use falco_core::mux::{Call, ClientMux, ClientStep, ServerMux, ServerStep};
 use falco_core::testing::{CountingRng, noise_client, noise_server, raw_frame};
 use falco_core::{
-    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, ServerConnection, ServerKeyRef, Settings,
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Ending, Instant, LastStep, ServerConnection,
+    ServerKeyRef, Settings,
 };
 
 use crate::scene::Scene;

@@ -8,8 +8,8 @@ use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Call, ClientMux, ClientStep, Ending, History, Unfinished};
-use falco_core::{ClientConnection, ConnectionError, Fate, Instant, LostRequest, RequestError, Settings};
+use falco_core::mux::{Call, ClientMux, ClientStep, History, Unfinished};
+use falco_core::{ClientConnection, ConnectionError, Ending, Fate, Instant, LostRequest, RequestError, Settings};
 
 use self::open::{Waiter, arrive};
 use self::read_lock::ReadLock;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ClientKeys;
-use falco_core::mux::{Admitted, ClientMux, Ending, History};
-use falco_core::{ClientConnection, ConnectionError, EntropyError, Fate, wipe_stack};
+use falco_core::mux::{Admitted, ClientMux, History};
+use falco_core::{ClientConnection, ConnectionError, Ending, EntropyError, Fate, wipe_stack};
 use tokio::time::Instant;
 use tracing::debug;
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{Ending, LastStep, MustLeave, ServerMux, SharedBudget};
-use falco_core::{ConnectionError, Instant, LostRequest, ServerConnection, wipe_stack};
+use falco_core::mux::{MustLeave, ServerMux, SharedBudget};
+use falco_core::{ConnectionError, Ending, Instant, LastStep, LostRequest, ServerConnection, wipe_stack};
 use tracing::{Span, Value, debug, warn};
 
 use self::exchange::Pause;

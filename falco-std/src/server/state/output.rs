@@ -4,8 +4,7 @@ use std::io;
 use std::net::Shutdown;
 use std::sync::{Arc, Weak};
 
-use falco_core::mux::{Ending, LastStep};
-use falco_core::{ConnectionError, Instant};
+use falco_core::{ConnectionError, Ending, Instant, LastStep};
 
 use super::State;
 use crate::shared::{Output, seal_into};
