@@ -5,13 +5,13 @@
 mod common;
 
 use core::time::Duration;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use common::{Running, bounded};
-use falco_std::{Client, ConnectionError, Error, Fate, Key, Request, Server, ServerBuilder};
+use falco_std::{Client, ConnectionError, Error, Fate, Key, Request, Server, ServerBuilder, Stream, StreamRequest};
 
 fn key(number: u8) -> Key {
     Key::from_bytes([number; 32]).unwrap()
@@ -191,6 +191,75 @@ fn a_client_without_the_key_is_not_reset() {
         }
         let error = Client::classic(key(1)).connect(noise.address).unwrap_err();
         assert!(error.is_refused(), "{error:?}");
+    });
+}
+
+/// A stream that is reset when its peer ends it.
+struct Reset(TcpStream);
+
+impl io::Read for Reset {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(to) {
+            Ok(0) => Err(io::ErrorKind::ConnectionReset.into()),
+            read => read,
+        }
+    }
+}
+
+impl io::Write for Reset {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.0.write(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Reset {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.0.shutdown(how)
+    }
+
+    fn split(&self) -> io::Result<Option<falco_std::BoxedStream>> {
+        Ok(Some(Box::new(Self(self.0.try_clone()?))))
+    }
+}
+
+#[test]
+fn the_handler_of_an_open_request_receives_the_error_of_a_stream_that_fails() {
+    bounded(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let cut = stream.try_clone().unwrap();
+        let (guest, (to, ends)) = (listener.accept().unwrap().0, mpsc::channel());
+        let server = Server::builder(key(1)).streams(64 << 10, 4).unbound().unwrap();
+        let serving = thread::spawn(move || {
+            server.serve_connection_streams(Reset(guest), common::echo, move |mut request: StreamRequest| {
+                request.answer.send("begun")?;
+                to.send(request.body.next().unwrap().unwrap_err())?;
+                to.send(request.answer.send("late").unwrap_err())?;
+                Ok(())
+            })
+        });
+        let client = Client::builder(key(1)).over(stream).unwrap();
+        let mut call = client.open("").unwrap();
+        assert_eq!(call.next().unwrap().unwrap(), b"begun");
+        cut.shutdown(Shutdown::Both).unwrap();
+        for half in ["body", "answer"] {
+            let end = ends.recv().unwrap();
+            let reset = matches!(&end, Error::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionReset);
+            assert!(reset && end.fate() == Fate::MaybeProcessed, "{half}: {end:?}");
+        }
+        assert!(serving.join().unwrap().is_err());
     });
 }
 

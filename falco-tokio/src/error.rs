@@ -136,7 +136,7 @@ impl Error {
 }
 
 /// Copies an error of the operating system exactly, and any other with its kind and message.
-fn copy(error: &io::Error) -> io::Error {
+pub(crate) fn copy(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),

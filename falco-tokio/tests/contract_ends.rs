@@ -4,13 +4,18 @@
 
 mod common;
 
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
 use core::time::Duration;
+use std::io;
 use std::sync::Arc;
 
+use common::streaming::soon;
 use common::{Running, key};
-use falco_tokio::{Client, ConnectionError, Error, Fate, Request, Server};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use falco_tokio::{Client, ConnectionError, Error, Fate, OnCancel, Request, Server, StreamRequest};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 #[tokio::test]
 async fn a_client_that_was_closed_is_closed_for_all_its_clones_and_says_so() {
@@ -154,6 +159,73 @@ async fn a_client_without_the_key_is_not_reset() {
     }
     let error = Client::classic(key(1)).connect(noise.address).await.unwrap_err();
     assert!(error.is_refused(), "{error:?}");
+}
+
+/// A stream that is reset when its peer ends it.
+struct Reset(TcpStream);
+
+impl AsyncRead for Reset {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
+        if buf.filled().len() == before && buf.remaining() > 0 {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Reset {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn the_handler_of_an_open_request_receives_the_error_of_a_stream_that_fails() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let guest = listener.accept().await.unwrap().0;
+    let (to, mut ends) = mpsc::unbounded_channel();
+    let server = Server::builder(key(1)).streams(64 << 10, 4);
+    let server = server.on_cancel(OnCancel::Signal).unbound().unwrap();
+    let echo = |request: Request| async move { Ok(request.into_body()) };
+    let serving = tokio::spawn(async move {
+        let streams = move |mut request: StreamRequest| {
+            let to = to.clone();
+            async move {
+                request.answer.send("begun").await?;
+                to.send(request.body.next().await.unwrap().unwrap_err())?;
+                to.send(request.answer.send("late").await.unwrap_err())?;
+                Ok(())
+            }
+        };
+        server.serve_connection_streams(Reset(guest), echo, streams).await
+    });
+    // Its stream ends without a CLOSE.
+    let (near, mut far) = tokio::io::duplex(1 << 16);
+    let proxy = tokio::spawn(async move {
+        let mut stream = stream;
+        let _ = tokio::io::copy_bidirectional(&mut far, &mut stream).await;
+    });
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    let mut call = client.open("").await.unwrap();
+    assert_eq!(call.next().await.unwrap().unwrap(), "begun");
+    proxy.abort();
+    for half in ["body", "answer"] {
+        let end = soon(ends.recv()).await.unwrap();
+        let reset = matches!(&end, Error::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionReset);
+        assert!(reset && end.fate() == Fate::MaybeProcessed, "{half}: {end:?}");
+    }
+    assert!(soon(serving).await.unwrap().is_err());
 }
 
 /// Both ends of a connection whose client has sent part of a classic hello.

@@ -24,6 +24,7 @@ use super::holder::Holder;
 use super::place::Place;
 use super::running::{Frame, Running};
 use super::streams::Handlers;
+use crate::error::{Error, copy};
 use crate::line::{Line, sealed};
 use crate::metrics;
 use crate::socket::Socket;
@@ -337,7 +338,7 @@ impl<H: Handler> Connection<H> {
 
     /// The connection has ended with `end`: its stream is closed next.
     fn end(&mut self, end: ConnectionError) {
-        self.running.lose_opens(LostRequest::after(end));
+        self.running.fail_opens(Error::lost(LostRequest::after(end)));
         self.cancel_all();
         let established = self.mux.is_established();
         self.handlers.service.counters.metrics.ended(end, established);
@@ -374,6 +375,8 @@ impl<H: Handler> Future for Connection<H> {
                     match ready!(ran) {
                         Ok(end) => this.end(end),
                         Err(error) => {
+                            let (doing, fate) = ("reading or writing a stream", LostRequest::DROPPED.fate);
+                            this.running.fail_opens(Error::io(doing, copy(&error), fate));
                             this.cancel_all();
                             debug!(%error, "broken");
                             break Err(error);
@@ -400,7 +403,7 @@ impl<H: Handler> Future for Connection<H> {
 impl<H: Handler> Drop for Connection<H> {
     /// Releases its place, and cancels the handlers that run.
     fn drop(&mut self) {
-        self.running.lose_opens(LostRequest::DROPPED);
+        self.running.fail_opens(Error::lost(LostRequest::DROPPED));
         self.cancel_all();
         let unanswered = self.mux.unanswered();
         // Requests that have not completed were cut off if the server is stopping. While the server

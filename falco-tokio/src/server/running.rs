@@ -9,17 +9,17 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use falco_core::RequestId;
 use falco_core::mux::{HeldBytes, SharedBudget};
-use falco_core::{LostRequest, RequestId};
 use tokio::task::AbortHandle;
 use tracing::Span;
 
 use super::Service;
 use super::control::{Control, Outcome};
 use super::place::{Place, SharedPlace};
-use crate::error::HandlerError;
+use crate::error::{Error, HandlerError};
 use crate::metrics::Stopwatch;
-use crate::stream::{Pipe, without_unused};
+use crate::stream::{HalfError, Pipe, without_unused};
 
 /// Calls the handler of an open request. If it panics, this returns how it ended.
 pub(crate) fn begin<F>(begin: impl FnOnce() -> F) -> Result<F, Outcome> {
@@ -178,11 +178,14 @@ impl Running {
         self.0.as_mut()?.opens.remove(&id)
     }
 
-    /// The connection of these requests is gone.
-    pub(crate) fn lose_opens(&mut self, lost: LostRequest) {
-        let opens = self.0.as_mut().map(|tasks| core::mem::take(&mut tasks.opens));
+    /// The connection of these requests is gone: their halves fail with `why`.
+    pub(crate) fn fail_opens(&mut self, why: Error) {
+        let (why, opens) = (
+            HalfError(why),
+            self.0.as_mut().map(|tasks| core::mem::take(&mut tasks.opens)),
+        );
         for (_, pipe) in opens.into_iter().flatten() {
-            pipe.update(|halves| halves.lose(lost));
+            pipe.update(|halves| halves.fail(why.clone()));
         }
     }
 
