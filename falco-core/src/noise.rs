@@ -88,6 +88,7 @@ mod layout;
 mod link;
 mod record;
 mod server;
+mod server_calls;
 mod server_frames;
 #[cfg(feature = "streams")]
 mod server_streams;

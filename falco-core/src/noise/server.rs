@@ -1,5 +1,6 @@
 //! The server side of a connection on the noise wire: the handshake and deadlines. `server_frames`
-//! processes received frames, `server_write` writes output.
+//! processes received frames, `server_write` writes output, and `server_calls` has the calls that
+//! answer or refuse a request.
 
 use core::fmt;
 
@@ -13,18 +14,20 @@ use super::layout::{Accepts, CLEAR, FIRST_RECORD, FRAME_HEAD, HELLO_LENGTH, WELC
 use super::link::{Link, OwnClose, Record, code_of};
 #[cfg(feature = "streams")]
 use super::streams::Streams;
-use super::table::{RequestTable, State};
-use super::write::{self, check_length, pending_only};
+use super::table::RequestTable;
+use super::write::{self, pending_only};
 use crate::crypto::{Crypto, NoiseCrypto};
 #[cfg(feature = "streams")]
 use crate::error::Error;
-use crate::error::{ConnectionError, EntropyError, Misuse, OutputTooSmall, ReplyError, SealError};
+use crate::error::{ConnectionError, EntropyError, OutputTooSmall, SealError};
 use crate::event::{Received, ServerReceived, ServerWait};
 use crate::life::{GracePeriod, Life};
-use crate::message::{CloseReason, KeyId, Refusal, RequestId, Status};
+#[cfg(feature = "streams")]
+use crate::message::RequestId;
+use crate::message::{CloseReason, KeyId, Status};
 use crate::outgoing::OutgoingAnswer;
 use crate::role::ServerSide;
-use crate::session::{self, BufferSizes, Keyed, Session};
+use crate::session::{BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, MaybeInstant, Span};
 use crate::wipe::with_stack_wiped;
@@ -33,7 +36,7 @@ use crate::wipe::with_stack_wiped;
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
 pub struct ServerSession<T: RequestTable, C: Crypto> {
     pub(super) base: Base<Handshake, C::Aead>,
-    key_id: Option<KeyId>,
+    pub(super) key_id: Option<KeyId>,
     pub(super) requests: Requests<T>,
 }
 
@@ -172,7 +175,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         Ok(None)
     }
 
-    const fn is_established(&self) -> bool {
+    pub(super) const fn is_established(&self) -> bool {
         self.base.is_first_ping_done()
     }
 
@@ -425,65 +428,6 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
     #[cfg(feature = "streams")]
     fn window(&self) -> u32 {
         self.requests.streams.window
-    }
-}
-
-impl<T: RequestTable, C: NoiseCrypto> session::Server for ServerSession<T, C> {
-    fn answer(&mut self, id: RequestId, length: usize) -> Result<OutgoingAnswer, ReplyError> {
-        // A partially received request cannot be answered yet, and an answer begins only once.
-        if self.waiting(id)? != State::Waiting {
-            return Err(ReplyError::NotWaiting(id));
-        }
-        check_length(length, self.base.send_limit())?;
-        Ok(OutgoingAnswer::new(id, length))
-    }
-
-    fn refuses(&self) -> bool {
-        true
-    }
-
-    fn key_id(&self) -> Option<KeyId> {
-        self.key_id.filter(|_| self.is_established())
-    }
-
-    #[cfg(feature = "streams")]
-    fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
-        self.open_answer_now(id)
-    }
-
-    #[cfg(feature = "streams")]
-    fn discard(&mut self, id: RequestId) -> Result<(), Error> {
-        self.discard_body(id)
-    }
-
-    fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Result<(), ReplyError> {
-        self.waiting(id)?;
-        #[cfg(feature = "streams")]
-        let refusal = self.refusal_of_open(id, refusal);
-        let Some(link) = self.base.phase.link_mut().filter(|link| link.can_refuse()) else {
-            return Err(ReplyError::TransmitFirst);
-        };
-        link.queue_refusal(id.number(), super::refusal_code(refusal));
-        self.requests.complete(id.number());
-        Ok(())
-    }
-}
-
-impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
-    /// The state of the request `id`, if it is in flight.
-    #[inline]
-    pub(super) fn waiting(&self, id: RequestId) -> Result<State, ReplyError> {
-        if let Some(end) = self.base.life.end() {
-            return Err(end.into());
-        }
-        if !id.is_of(self.base.serial) {
-            return Err(Misuse::Foreign.into());
-        }
-        let table = &self.requests.table;
-        let slot = table.find(id.number()).and_then(|place| table.get(place));
-        slot.map(|slot| slot.state)
-            .filter(|state| *state != State::Lost)
-            .ok_or(ReplyError::NotWaiting(id))
     }
 }
 
