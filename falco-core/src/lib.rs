@@ -141,7 +141,7 @@
 //! | [`SealError`] | ended, closing, misuse, no room, or request not open | `seal` |
 //! | [`OutputTooSmall`] | the output slice is too small; nothing has changed | `poll_transmit` |
 //! | [`EntropyError`] | no random numbers; nothing was sent | [`Connection::new`] |
-//! | [`StorageFull`] | the receive buffer has no room | [`RecvBuf`] |
+//! | [`StorageFull`] | the storage has no room | [`RecvBuf`], [`Reassembly`] |
 //!
 //! `end_of_stream` and `handle_timeout` also return a [`ConnectionError`], and the enums that are
 //! returned by `request`, `answer` and `seal` contain one.
@@ -230,10 +230,10 @@ pub use greeting::Greeting;
 pub use key::{Key, KeyError};
 pub use message::{CloseReason, Fate, KeyId, PingId, Refusal, RequestId, Status};
 pub use no_answer::NoAnswer;
-pub use outgoing::{Outgoing, OutgoingAnswer, OutgoingRequest};
+pub use outgoing::{OutgoingAnswer, OutgoingRequest};
 #[cfg(feature = "alloc")]
 pub use reassembly::HeapPartials;
-pub use reassembly::{NoRoom, Partial, Reassembly};
+pub use reassembly::{Partial, Reassembly};
 pub use recv_buf::{RecvBuf, Storage, StorageFull};
 #[cfg(feature = "std")]
 pub use replay_cache::HeapReplayCache;

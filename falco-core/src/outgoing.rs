@@ -3,8 +3,9 @@
 use crate::error::{Misuse, RequestError};
 use crate::message::RequestId;
 
-/// What [`OutgoingRequest`] and [`OutgoingAnswer`] have in common. The trait is sealed.
-pub trait Outgoing: private::Sealed {
+/// What [`OutgoingRequest`] and [`OutgoingAnswer`] have in common.
+#[allow(unnameable_types, reason = "this seals the trait")]
+pub trait Outgoing {
     /// Bytes in the body. 0 for an open body.
     fn length(&self) -> usize;
 
@@ -31,15 +32,6 @@ pub trait Outgoing: private::Sealed {
     #[cfg(feature = "streams")]
     fn finish(&mut self);
 }
-
-pub(crate) mod private {
-    /// Seals the trait.
-    #[allow(unnameable_types, reason = "this seals the trait")]
-    pub trait Sealed {}
-}
-
-impl private::Sealed for OutgoingRequest {}
-impl private::Sealed for OutgoingAnswer {}
 
 impl Outgoing for OutgoingRequest {
     #[inline]

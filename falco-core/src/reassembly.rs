@@ -3,9 +3,8 @@
 
 use core::fmt;
 
-use crate::counted::bytes;
 use crate::message::RequestId;
-use crate::recv_buf::Storage;
+use crate::recv_buf::{Storage, StorageFull};
 
 /// A place for one message that has arrived in part, for a [`Reassembly`] in fixed memory.
 pub struct Partial<B> {
@@ -150,23 +149,6 @@ impl Places for HeapPartials {
     }
 }
 
-/// No place is free, or none is large enough. A server refuses such a request; a client cannot
-/// receive such an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NoRoom {
-    /// Bytes in the message, or 0 if there is no message with this id.
-    pub total: usize,
-}
-
-impl fmt::Display for NoRoom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no room for a message of {} in parts", bytes(self.total))
-    }
-}
-
-impl core::error::Error for NoRoom {}
-
 /// Joins messages that arrive in parts. Pass it the `Begin` and `Part` events of a connection, and
 /// take the message with its last part.
 ///
@@ -187,15 +169,18 @@ impl<P: Places> Reassembly<P> {
     /// Adds a message of `total` bytes with its first part.
     ///
     /// # Errors
-    /// [`NoRoom`]. Then nothing of the message is kept, and its further parts are refused too.
-    pub fn begin(&mut self, id: RequestId, total: u32, first: &[u8]) -> Result<(), NoRoom> {
+    /// [`StorageFull`] if the free place is too small, or none is free: then `capacity` is 0.
+    /// Nothing of the message is kept, and its further parts are refused too. A server refuses such
+    /// a request; a client cannot receive such an answer.
+    pub fn begin(&mut self, id: RequestId, total: u32, first: &[u8]) -> Result<(), StorageFull> {
         let total = usize::try_from(total).unwrap_or(usize::MAX);
-        let place = self.places.add(id).ok_or(NoRoom { total })?;
+        let place = self.places.add(id).ok_or(StorageFull::new(total, 0))?;
         place.total = total;
         place.filled = 0;
-        if total > place.storage.limit() {
+        let capacity = place.storage.limit();
+        if total > capacity {
             self.places.forget(id);
-            return Err(NoRoom { total });
+            return Err(StorageFull::new(total, capacity));
         }
         self.part(id, first)
     }
@@ -203,15 +188,16 @@ impl<P: Places> Reassembly<P> {
     /// Adds the next part of a message.
     ///
     /// # Errors
-    /// [`NoRoom`]. Then nothing of the message is kept.
-    pub fn part(&mut self, id: RequestId, bytes: &[u8]) -> Result<(), NoRoom> {
-        let place = self.places.find(id).ok_or(NoRoom { total: 0 })?;
-        let total = place.total;
+    /// [`StorageFull`] if the storage could not grow, or there is no message with this id, which is
+    /// then `needed` with 0 bytes. Nothing of the message is kept.
+    pub fn part(&mut self, id: RequestId, bytes: &[u8]) -> Result<(), StorageFull> {
+        let place = self.places.find(id).ok_or(StorageFull::new(0, 0))?;
+        let (total, capacity) = (place.total, place.storage.limit());
         if place.append(bytes) {
             Ok(())
         } else {
             self.places.forget(id);
-            Err(NoRoom { total })
+            Err(StorageFull::new(total, capacity))
         }
     }
 

@@ -233,10 +233,7 @@ impl<S: Storage> RecvBuf<S> {
         }
         let capacity = self.storage.bytes().len();
         if capacity < target.min(wanted) || capacity <= unread {
-            return Err(StorageFull {
-                needed: wanted,
-                capacity,
-            });
+            return Err(StorageFull::new(wanted, capacity));
         }
         // The unread bytes move to the front only if there is too little space behind them.
         if self.start > 0 && capacity - self.start < target.min(capacity) {
@@ -318,11 +315,17 @@ pub struct StorageFull {
     pub capacity: usize,
 }
 
+impl StorageFull {
+    pub(crate) const fn new(needed: usize, capacity: usize) -> Self {
+        Self { needed, capacity }
+    }
+}
+
 impl fmt::Display for StorageFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the receive buffer has {} and needs {} at once",
+            "the storage has {} and needs {} at once",
             bytes(self.capacity),
             self.needed
         )

@@ -129,14 +129,6 @@ impl Servers {
         }
     }
 
-    /// The server that a round of this home begins with.
-    #[must_use]
-    pub fn first(&self, home: usize, now: Instant) -> usize {
-        let mut servers = self.in_order(home);
-        let found = servers.find(|server| !self.is_in_backoff(*server, now));
-        found.or_else(|| self.soonest(home)).unwrap_or(0)
-    }
-
     /// Begins the next attempt of a round, at the server that is returned. `None` if no attempt may
     /// begin now; that is never so if none [is in progress](Round::is_running).
     pub fn begin(&self, round: &mut Round, now: Instant) -> Option<usize> {

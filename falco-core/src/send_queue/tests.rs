@@ -18,8 +18,6 @@ impl Counted {
     }
 }
 
-impl crate::outgoing::private::Sealed for Counted {}
-
 impl Outgoing for Counted {
     fn length(&self) -> usize {
         self.look();

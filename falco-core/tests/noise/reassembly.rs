@@ -44,13 +44,14 @@ fn one_fixed_place_holds_one_message_of_at_most_its_size() {
     let ids = ids(2);
     let mut parts = Reassembly::new([Partial::new([0xEE; 8])]);
     parts.begin(ids[0], 8, b"abcd").unwrap();
-    assert_eq!(parts.begin(ids[1], 1, b"x").unwrap_err().total, 1, "the slot is taken");
+    let taken = parts.begin(ids[1], 1, b"x").unwrap_err();
+    assert_eq!((taken.needed, taken.capacity), (1, 0), "the slot is taken");
     parts.part(ids[0], b"efgh").unwrap();
     assert_eq!(parts.whole(ids[0]).unwrap(), b"abcdefgh");
     parts.forget(ids[0]);
     assert_eq!(parts.whole(ids[0]), None);
     parts.begin(ids[1], 3, b"x").unwrap();
-    assert_eq!(parts.part(ids[0], b"y").unwrap_err().total, 0, "forgotten");
+    assert_eq!(parts.part(ids[0], b"y").unwrap_err().needed, 0, "forgotten");
     parts.part(ids[1], b"yz").unwrap();
     assert_eq!(parts.whole(ids[1]).unwrap(), b"xyz", "no more than the message");
 }
@@ -61,15 +62,15 @@ fn a_message_that_does_not_fit_leaves_nothing_behind() {
     let mut parts = Reassembly::new([Partial::new([0; 8])]);
     let begun = parts.begin(ids[0], 9, b"abcd");
     if begun.is_ok() {
-        assert_eq!(parts.part(ids[0], b"efghi").unwrap_err().total, 9);
+        assert_eq!(parts.part(ids[0], b"efghi").unwrap_err().needed, 9);
     }
     assert!(parts.part(ids[0], b"j").is_err(), "further parts are refused too");
     assert!(parts.begin(ids[1], 8, &[1; 8]).is_ok(), "and the slot is free");
     // More than its own total, which a connection does not let happen.
     let mut parts = Reassembly::<HeapPartials>::default();
-    assert_eq!(parts.begin(ids[0], 3, b"four").unwrap_err().total, 3);
+    assert_eq!(parts.begin(ids[0], 3, b"four").unwrap_err().needed, 3);
     parts.begin(ids[0], 3, b"fo").unwrap();
-    assert_eq!(parts.part(ids[0], b"ur").unwrap_err().total, 3);
+    assert_eq!(parts.part(ids[0], b"ur").unwrap_err().needed, 3);
     assert_eq!(parts.whole(ids[0]), None);
 }
 

@@ -155,11 +155,8 @@ fn a_count_of_one_is_singular() {
             "a".parse::<Key>().unwrap_err().to_string(),
             "a key is 64 hexadecimal digits; this text has 1 character",
         ),
-        (
-            storage_full.to_string(),
-            "the receive buffer has 0 bytes and needs 1 at once",
-        ),
-        (no_room.to_string(), "there is no room for a message of 1 byte in parts"),
+        (storage_full.to_string(), "the storage has 0 bytes and needs 1 at once"),
+        (no_room.to_string(), "the storage has 0 bytes and needs 1 at once"),
     ];
     for (text, expected) in texts {
         assert_eq!(text, expected);
