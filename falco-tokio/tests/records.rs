@@ -145,6 +145,24 @@ async fn a_megabyte_takes_a_megabyte_however_much_the_stream_holds() {
     }
 }
 
+/// The first request of a caller that has waited for the connection needs no write of its own.
+#[tokio::test]
+async fn the_first_request_is_written_with_the_first_ping() {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let (near, ours) = Narrow::new(near, usize::MAX, false);
+    let server = Server::builder(key(1)).unbound().unwrap();
+    let serving = tokio::spawn(async move {
+        let handler = |request: Request| async move { Ok(request.into_body()) };
+        server.serve_connection(far, handler).await.unwrap();
+    });
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    client.request("hello").await.unwrap();
+    let (_, writes) = ours.take();
+    assert_eq!(writes, 2, "the hello, and the request with the ping");
+    client.close().await;
+    serving.await.unwrap();
+}
+
 /// A client that has much to send, over a stream that takes all of it at once, still hears the
 /// server.
 #[tokio::test]

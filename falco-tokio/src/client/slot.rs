@@ -216,14 +216,17 @@ impl Slot {
         }
     }
 
-    /// Hands the waiting requests and pings to the connection, if it is established.
-    fn hand_over(&mut self) {
+    /// Hands the waiting requests and pings to the connection, if it is established. Returns
+    /// whether callers of `connect` have heard of it and nothing else is to be sent: the first
+    /// request of such a caller goes out with the first PING, in one write.
+    fn hand_over(&mut self) -> bool {
         let Current::Connection(connection) = &mut self.current else {
-            return;
+            return false;
         };
         if !connection.is_established() {
-            return;
+            return false;
         }
+        let told = !self.openers.is_empty() && self.waiting.is_empty() && self.waiting_open.is_empty();
         while let Some((ticket, call)) = self.waiting.pop_first() {
             if let Some(back) = connection.request(call) {
                 self.waiting.insert(ticket, back);
@@ -249,6 +252,7 @@ impl Slot {
         if self.closing && self.waiting.is_empty() && self.waiting_open.is_empty() {
             connection.close();
         }
+        told && self.openers.is_empty()
     }
 
     /// Queues requests and pings that a connection has returned. Requests are ordered by ticket, so
@@ -438,7 +442,10 @@ impl Slot {
             if self.check_quiet(cx) {
                 continue;
             }
-            self.hand_over();
+            if self.hand_over() {
+                reschedule(cx);
+                return Poll::Pending;
+            }
             let changed = self
                 .poll_current(cx, |connection, cx| connection.poll(cx, None))
                 .is_ready();
