@@ -104,7 +104,7 @@ pub use servers::{Round, Servers};
 pub use shares::KeyShares;
 pub use step::{ClientStep, ServerStep};
 #[cfg(feature = "streams")]
-pub use streams::StreamError;
+pub use streams::{LONGEST_PART, StreamError};
 
 /// The decrypted body of a message.
 #[allow(clippy::exhaustive_enums, reason = "a body is either borrowed or owned")]

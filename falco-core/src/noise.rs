@@ -110,6 +110,8 @@ mod writer;
 pub use key::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring};
 #[cfg(feature = "alloc")]
 pub(crate) use layout::HELLO_LENGTH;
+#[cfg(all(feature = "alloc", feature = "streams"))]
+pub(crate) use layout::LONGEST_PART;
 #[cfg(feature = "testing")]
 pub(crate) use layout::WELCOME_LENGTH;
 #[cfg(feature = "testing")]

@@ -11,6 +11,7 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use falco_core::RequestError;
+use falco_core::mux::LONGEST_PART;
 
 pub(crate) use self::pipe::{ConnectionHandle, HalfError, Pipe, without_unused};
 use crate::error::Error;
@@ -19,7 +20,7 @@ use crate::error::Error;
 pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
 
 /// How many bytes [`Write::write`] takes at once.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = LONGEST_PART;
 
 /// A number of bytes in KiB, rounded up, as far as settings can have it.
 pub(crate) const fn kib(bytes: u32) -> u16 {

@@ -10,10 +10,15 @@ use core::fmt;
 pub(super) use self::chunks::{Chunks, append, capacity_for};
 use crate::error::{LostRequest, RequestError};
 use crate::message::Refusal;
+use crate::noise;
 use crate::outgoing::Outgoing;
 
+/// How many bytes of an open body fit into one record of the largest size: 65,512. A chunk that is
+/// a little longer takes a short record besides, so an adapter that reads chunks from somewhere
+/// reads this many bytes at most.
+pub const LONGEST_PART: usize = noise::LONGEST_PART;
 /// With this many bytes of a body in the queue, the caller or handler waits before it writes more.
-pub(super) const ENOUGH: usize = 64 << 10;
+pub(super) const ENOUGH: usize = LONGEST_PART;
 /// How many bodies have a turn in one output at most.
 const TURNS: usize = 64;
 /// How many keys of removed bodies [`Writers::ready`] may contain, besides one for each body in it.

@@ -23,6 +23,9 @@ pub(super) const RECORD_HEAD: usize = 2;
 pub(super) const RECORD_OVERHEAD: usize = RECORD_HEAD + TAG_LENGTH;
 /// Bytes of a frame besides its body.
 pub(super) const FRAME_HEAD: usize = 7;
+/// The longest part of a body, in a record of the largest size.
+#[cfg(all(feature = "alloc", feature = "streams"))]
+pub(crate) const LONGEST_PART: usize = 0xFFFF - TAG_LENGTH - FRAME_HEAD;
 /// Bytes of the total in front of the body of a BEGIN.
 pub(super) const TOTAL: usize = 4;
 /// The least length of a record: one empty frame.

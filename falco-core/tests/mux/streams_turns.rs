@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
+use falco_core::mux::LONGEST_PART;
 use falco_core::{Refusal, Settings};
 
 const KIB: usize = 1024;
@@ -24,6 +25,21 @@ fn short_chunks_share_frames_and_long_ones_are_sent_as_they_are() {
     assert_eq!(lengths.collect::<Vec<_>>(), [20_000, 30_000]);
     let expected: Vec<u8> = (0..200).flat_map(|at| [at; 100]).chain(vec![9; 30_000]).collect();
     assert!(joined(&events, 1).0 == expected);
+}
+
+/// Two bytes of length, and 65,535 of the record.
+#[test]
+fn the_longest_part_fills_a_record_and_one_more_byte_takes_another() {
+    let large = Settings::new().with_streams(256, 8);
+    for (length, expected) in [(LONGEST_PART, &[65_537][..]), (LONGEST_PART + 1, &[65_537, 26])] {
+        let mut duo = Duo::new(&large, &large);
+        duo.output = 65_537;
+        duo.open(1);
+        duo.settle();
+        duo.client.write(1, vec![7; length]).unwrap();
+        let sealed: Vec<_> = core::iter::from_fn(|| Some(duo.send()).filter(|sealed| *sealed > 0)).collect();
+        assert_eq!(sealed, expected);
+    }
 }
 
 #[test]

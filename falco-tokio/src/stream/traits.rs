@@ -5,6 +5,7 @@ use core::task::{Context, Poll, ready};
 use std::io;
 
 use bytes::Bytes;
+use falco_core::mux::LONGEST_PART;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Call, RecvStream, SendStream};
@@ -53,7 +54,7 @@ impl AsyncRead for RecvStream {
 impl AsyncWrite for SendStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.pipe.poll_ready(cx)).map_err(io_error)?;
-        let count = bytes.len().min(64 << 10);
+        let count = bytes.len().min(LONGEST_PART);
         let bytes = bytes.get(..count).unwrap_or_default();
         self.pipe.send(Bytes::copy_from_slice(bytes)).map_err(io_error)?;
         Poll::Ready(Ok(count))

@@ -7,14 +7,15 @@ use core::task::{Context, Poll, ready};
 use std::io;
 
 use bytes::{Buf, Bytes};
+use falco_core::mux::LONGEST_PART;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::idle::Idle;
 
 /// Bytes of the length in front of a piece.
 pub(super) const HEADER: usize = 4;
-/// Bytes of the longest chunk.
-const CHUNK: usize = 64 << 10;
+/// Bytes of the longest chunk, with its header: it fits into one record.
+const CHUNK: usize = LONGEST_PART;
 /// A chunk of at least this length is sent from the buffer that it was read into. Shorter ones are
 /// copied, so that few bytes do not keep a large buffer.
 const WORTH_KEEPING: usize = CHUNK / 4 * 3;
@@ -50,7 +51,7 @@ fn poll_chunk(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Option<Bytes>>> {
     let mut buffer = BUFFER.take();
-    buffer.resize(CHUNK + HEADER, 0);
+    buffer.resize(CHUNK, 0);
     let polled = poll_into(from, header, &mut buffer, cx);
     let Poll::Ready(Ok(length @ 1..)) = polled else {
         BUFFER.set(buffer);
@@ -78,8 +79,26 @@ fn poll_into(
     buffer: &mut [u8],
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    let room = buffer.get_mut(header..header + CHUNK).unwrap_or_default();
+    let room = buffer.get_mut(header..).unwrap_or_default();
     let mut read = ReadBuf::new(room);
     ready!(Pin::new(from).poll_read(cx, &mut read))?;
     Poll::Ready(Ok(read.filled().len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So that a chunk of a stream at full speed takes no short record besides.
+    #[tokio::test]
+    async fn the_longest_chunk_fits_into_a_record_with_its_header() -> io::Result<()> {
+        for header in [0, HEADER] {
+            let mut from = &*vec![7; 1 << 20];
+            let chunk = read_chunk(&mut from, header).await?.unwrap_or_default();
+            assert_eq!(chunk.len(), LONGEST_PART);
+            let length = u32::try_from(LONGEST_PART - header).map(u32::to_be_bytes);
+            assert!(header == 0 || chunk.first_chunk() == length.as_ref().ok());
+        }
+        Ok(())
+    }
 }

@@ -3,10 +3,12 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use super::LONGEST_PART;
+
 /// Chunks that are shorter than this are joined, so that each does not need a frame of its own.
 const SHORT: usize = 8 << 10;
 /// How many bytes of short chunks are joined.
-const JOINED: usize = 64 << 10;
+const JOINED: usize = LONGEST_PART;
 
 /// The bytes of an open body that are not sealed yet.
 #[expect(clippy::struct_field_names, reason = "they are the chunks")]

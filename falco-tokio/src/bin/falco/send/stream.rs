@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, stdin};
 use std::thread;
 
 use bytes::Bytes;
+use falco_core::mux::LONGEST_PART;
 use falco_tokio::{Client, Error, RecvStream, SendStream};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::block_in_place;
@@ -13,7 +14,7 @@ use crate::failure::{Code, Failure};
 use crate::output;
 
 /// Bytes of one read.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = LONGEST_PART;
 
 /// What is read from standard input or a file, on a thread of its own.
 pub(super) struct Input(Receiver<io::Result<Bytes>>);
