@@ -5,7 +5,7 @@ use super::streams::{ENOUGH, StreamError};
 use crate::error::LostRequest;
 
 /// When a reader has taken this many bytes, the connection gives credit for them.
-const TAKEN: usize = 32 << 10;
+const TAKEN: usize = 64 << 10;
 
 /// What the half that reads and the half that writes share with the connection of an open request,
 /// apart from the bytes between them. The caller or the handler has the halves, which may be on

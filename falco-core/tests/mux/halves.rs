@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
-use falco_core::mux::{Halves, StreamError};
+use falco_core::mux::{Halves, LONGEST_PART, StreamError};
 use falco_core::{ConnectionError, Fate, LostRequest, NoAnswer, Refusal, RequestError, Settings};
 
 const KIB: usize = 1024;
@@ -171,6 +171,19 @@ fn a_handler_of_a_whole_request_may_answer_in_pieces_and_twice_as_many_run_as_ar
     duo.request(11, b"whole");
     duo.settle();
     assert!(duo.server.begin_whole::<Why>(duo.id(11)).is_some());
+}
+
+/// A credit takes a record and a read. With the tool's window there is one for two of the longest
+/// parts, and most of a large window is open at any time.
+#[test]
+fn a_reader_of_a_large_window_gives_credit_for_64_kib_at_a_time() {
+    for window in [256, 4096] {
+        let mut halves = Halves::<Why>::of_client(window);
+        assert!(halves.arrived(128 * KIB));
+        assert!(!halves.take(LONGEST_PART));
+        assert!(!halves.take(64 * KIB - LONGEST_PART - 1));
+        assert!(halves.take(1), "of {window} KiB");
+    }
 }
 
 #[test]
