@@ -117,6 +117,7 @@ mod client;
 mod clock;
 mod entropy;
 mod error;
+mod gather;
 mod line;
 mod metrics;
 mod pool;

@@ -52,6 +52,26 @@ pub(super) enum Order {
     Close(Option<oneshot::Sender<()>>),
 }
 
+impl Orders {
+    /// How many of them are of streams.
+    pub(super) fn streams(&self) -> usize {
+        self.others.iter().filter(|order| order.is_of_stream()).count()
+    }
+}
+
+impl Order {
+    const fn is_of_stream(&self) -> bool {
+        matches!(self, Self::Stream(_) | Self::Begin(_))
+    }
+}
+
+/// Which orders are to wait, so that they are taken together with others.
+#[derive(Clone, Copy)]
+pub(super) struct Defer {
+    pub(super) requests: bool,
+    pub(super) streams: bool,
+}
+
 #[derive(Default)]
 struct State {
     orders: Orders,
@@ -225,11 +245,13 @@ impl Shared {
     }
 
     /// Swaps `orders`, which are empty, for those that were queued. The task of `cx` is woken when
-    /// there are more. With `defer`, requests stay in the queue: then it returns `false`, and the
-    /// caller has to take them later.
-    pub(super) fn take(&self, cx: &Context<'_>, orders: &mut Orders, defer: bool) -> bool {
+    /// there are more. With `defer`, orders of that kind stay in the queue, and all others: then it
+    /// returns `false`, and the caller has to take them later.
+    pub(super) fn take(&self, cx: &Context<'_>, orders: &mut Orders, defer: Defer) -> bool {
         let mut state = self.lock();
-        if defer && !state.orders.requests.is_empty() {
+        if (defer.requests && !state.orders.requests.is_empty())
+            || (defer.streams && state.orders.others.iter().any(Order::is_of_stream))
+        {
             return false;
         }
         match &mut state.waker {

@@ -23,8 +23,9 @@ use super::call::{Call, OpenCall, Ping, Returned, error_of};
 use super::callers::Answers;
 use super::connection::{Connection, Event};
 use super::env::Env;
-use super::shared::{Order, Orders, Shared};
+use super::shared::{Defer, Order, Orders, Shared};
 use crate::error::Error;
+use crate::gather::Gather;
 use crate::timer::{Timer, reschedule};
 
 /// With more requests in flight, requests are not deferred: so many tasks may be ready that it
@@ -41,8 +42,9 @@ pub(super) struct Slot {
     round: Round,
     /// Orders being processed. Empty otherwise, and kept for its memory.
     orders: Orders,
-    /// Whether the last poll left requests in the queue for the next poll.
+    /// Whether the last poll left orders in the queue for the next poll.
     deferred: bool,
+    gather: Gather,
     current: Current,
     /// Connections that accept no new requests: with requests in flight, or ended and not closed
     /// yet.
@@ -87,6 +89,7 @@ impl Slot {
             round: Round::new(home),
             orders: Orders::default(),
             deferred: false,
+            gather: Gather::default(),
             current: Current::None,
             old: Vec::new(),
             waiting: BTreeMap::new(),
@@ -103,17 +106,23 @@ impl Slot {
 
     /// Takes the orders of callers. Requests go straight to the connection if it can send them at
     /// once. Returns `false` if they are taken with the next poll instead: while requests are
-    /// outstanding, other callers may be about to submit more, and they are sent together.
+    /// outstanding, or several streams have work, other callers may be about to submit more, and
+    /// they are sent together.
     fn take_orders(&mut self, cx: &mut Context<'_>) -> bool {
         let in_flight = match &self.current {
             Current::Connection(connection) => connection.in_flight(),
             Current::Connecting(_) | Current::None => 0,
         };
-        self.deferred = !self.deferred && (1..=MAX_DEFERRING).contains(&in_flight);
-        if !self.shared.take(cx, &mut self.orders, self.deferred) {
+        let may_defer = !self.deferred && in_flight <= MAX_DEFERRING;
+        let defer = Defer {
+            requests: may_defer && in_flight > 0,
+            streams: may_defer && self.gather.waits(),
+        };
+        self.deferred = !self.shared.take(cx, &mut self.orders, defer);
+        if self.deferred {
             return false;
         }
-        self.deferred = false;
+        self.gather.took(self.orders.streams());
         if !self.orders.requests.is_empty() {
             // If something has changed, the requests wait until that is processed.
             let changed = self.read_quiet(cx);

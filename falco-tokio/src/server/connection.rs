@@ -18,13 +18,14 @@ use tracing::{Span, Value, debug, warn};
 
 use self::exchange::Pause;
 use super::Service;
-use super::control::{Control, Cut};
+use super::control::{Control, Cut, Signals};
 use super::handler::Handler;
 use super::holder::Holder;
 use super::place::Place;
 use super::running::{Frame, Running};
 use super::streams::Handlers;
 use crate::error::{Error, copy};
+use crate::gather::Gather;
 use crate::line::{Line, sealed};
 use crate::metrics;
 use crate::socket::Socket;
@@ -32,6 +33,9 @@ use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: u32 = 64 << 10;
+/// With more requests in flight, signals are not deferred: so many tasks may be ready that it would
+/// take long until this one is polled again.
+const MAX_DEFERRING: usize = 1024;
 
 pub(super) struct Connection<H: Handler> {
     line: Line<Socket>,
@@ -54,6 +58,7 @@ pub(super) struct Connection<H: Handler> {
     closing: bool,
     /// The connection has ended, and was not cut off.
     ended: bool,
+    gather: Gather,
     /// How many unread bytes are needed in all, if nothing is left to process or to write. 0 means
     /// that something may be. A turn then begins with a read.
     settled: u32,
@@ -111,6 +116,7 @@ impl<H: Handler> Connection<H> {
             eof: false,
             closing: false,
             ended: false,
+            gather: Gather::default(),
             settled: 0,
             span: (!span.is_none()).then(|| Box::new(span)),
         }
@@ -123,9 +129,20 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Takes the signals of handlers and the server. Returns why to end at once, if so.
-    fn take_signals(&mut self, cx: &mut Context<'_>) -> Option<Cut> {
-        let signals = self.control.take(cx);
+    /// The signals of handlers and the server. `None` if they are taken with the next poll instead:
+    /// while the handlers of several streams have work, others may be about to have some.
+    fn signals(&mut self, cx: &Context<'_>) -> Option<Signals> {
+        let defer = self.gather.waits() && self.mux.unanswered() <= MAX_DEFERRING;
+        let signals = self.control.take(cx, defer);
+        match &signals {
+            Some(signals) => self.gather.took(signals.streams.len()),
+            None => self.gather.defer(),
+        }
+        signals
+    }
+
+    /// Follows the signals of handlers and the server. Returns why to end at once, if so.
+    fn take_signals(&mut self, cx: &mut Context<'_>, signals: Signals) -> Option<Cut> {
         for id in signals.streams {
             self.pump(id);
         }
@@ -357,8 +374,12 @@ impl<H: Handler> Future for Connection<H> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let _entered = this.span.as_ref().map(|span| span.as_ref().clone().entered());
+        let Some(signals) = this.signals(cx) else {
+            reschedule(cx);
+            return Poll::Pending;
+        };
         this.now = this.handlers.service.clock.now();
-        if let Some(cut) = this.take_signals(cx) {
+        if let Some(cut) = this.take_signals(cx, signals) {
             debug!(?cut, "cut off");
             let end = this.mux.connection().end().unwrap_or(ConnectionError::Closed);
             // A connection that was dropped for another has no unread bytes.

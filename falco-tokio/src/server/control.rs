@@ -116,9 +116,13 @@ impl Control {
         }
     }
 
-    /// Takes the signals. The task of `cx` is woken when there are more.
-    pub(crate) fn take(&self, cx: &Context<'_>) -> Signals {
+    /// Takes the signals. The task of `cx` is woken when there are more. With `defer`, signals of
+    /// streams stay, and all others: then it returns `None`, and the caller has to take them later.
+    pub(crate) fn take(&self, cx: &Context<'_>, defer: bool) -> Option<Signals> {
         let mut state = self.lock();
+        if defer && state.busy.as_ref().is_some_and(|busy| !busy.streams.is_empty()) {
+            return None;
+        }
         match &mut state.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
@@ -127,13 +131,13 @@ impl Control {
             busy.answers = 0;
             (core::mem::take(&mut busy.finished), core::mem::take(&mut busy.streams))
         });
-        Signals {
+        Some(Signals {
             finished,
             streams,
             close: state.close.take(),
             cut: state.cut,
             make_room: core::mem::take(&mut state.make_room),
-        }
+        })
     }
 
     /// A handler has ended. Its answer counts from now on, also what the handler of an open request
