@@ -53,6 +53,7 @@ fn wrong_arguments_are_errors() {
             "--max-tunnels",
         ),
         (&["forward", "--listen", here, "db", "--timeout", "0"], "--timeout"),
+        (&["forward", "--listen", here, "db", "--threads", "0"], "--threads"),
         (&["forward", "--listen", here, "db", "--to", &"x".repeat(256)], "255"),
         (
             &["forward", "--listen", here, "db", "--socket-mode", "600"],

@@ -14,6 +14,7 @@ mod exec;
 mod exec_bounds;
 mod forward;
 mod forward_ends;
+mod forward_threads;
 mod heard;
 mod keys;
 mod left;

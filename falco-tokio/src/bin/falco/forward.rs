@@ -58,6 +58,10 @@ pub(crate) struct Args {
     /// How many bytes of each connection may be on their way to a program here that does not read
     #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::window)]
     window: u32,
+    /// How many threads carry connections. More than one helps if one processor is not enough, and
+    /// takes more time of the processors for each byte
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
     /// Serves metrics for Prometheus at this address, at the path /metrics. Everyone who can
     /// connect to it can read them; they have the address of the server
     #[arg(long, value_name = "ADDRESS")]

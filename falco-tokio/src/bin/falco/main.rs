@@ -29,6 +29,7 @@ use core::future::Future;
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
+use tokio::runtime::Builder;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::failure::{Code, EXIT_CODES, Failure};
@@ -120,11 +121,11 @@ fn main() -> ExitCode {
     let command = levels.map(|_| cli.command);
     let done = command.and_then(|command| match command {
         Command::Keygen(args) => keygen::run(&args),
-        Command::Serve(args) => block_on(serve::run(*args)),
-        Command::Forward(args) => block_on(forward::run(*args)),
-        Command::Send(args) => block_on(send::run(args)),
-        Command::Ping(args) => block_on(ping::run(args)),
-        Command::Bench(args) => block_on(bench::run(args)),
+        Command::Serve(args) => block_on(args.threads(), serve::run(*args)),
+        Command::Forward(args) => block_on(Some(args.threads), forward::run(*args)),
+        Command::Send(args) => block_on(None, send::run(args)),
+        Command::Ping(args) => block_on(None, ping::run(args)),
+        Command::Bench(args) => block_on(None, bench::run(args)),
         Command::Completions(args) => documents::completions(&args, &mut Cli::command()),
         Command::Man(args) => documents::man(&args, Cli::command()),
         Command::ExitCodes => output::line(&EXIT_CODES),
@@ -150,8 +151,18 @@ fn levels() -> Result<Option<Targets>, Failure> {
     .transpose()
 }
 
-fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+/// Runs a command on this many threads, or on one for each core. On a single one, tasks wake each
+/// other without the system, and all that are ready run before the connection that sends what they
+/// have.
+fn block_on(threads: Option<u16>, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let mut builder = match threads {
+        Some(1) => Builder::new_current_thread(),
+        Some(_) | None => Builder::new_multi_thread(),
+    };
+    if let Some(threads @ 2..) = threads {
+        builder.worker_threads(threads.into());
+    }
+    let runtime = builder
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Code::Failed, format_args!("cannot start the Tokio runtime: {error}")))?;

@@ -127,6 +127,10 @@ pub(crate) struct Args {
     /// off. No limit by default
     #[arg(long, value_name = "TIME", value_parser = values::some_time, requires = "forward")]
     idle_timeout: Option<Duration>,
+    /// How many threads serve connections. The default is one for each core, and a single one with
+    /// --forward: more of them take more time of the processors for each byte
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Runs this command for each message. It reads the message from its standard input, and what
     /// it writes to its standard output is the answer. If the command fails, the request fails. If
     /// the client cancels the request, the command is killed. All further arguments are those of
@@ -387,6 +391,11 @@ fn sum_up(report: &Report, time: Duration) {
 }
 
 impl Args {
+    /// On how many threads to run, if not on one for each core.
+    pub(crate) fn threads(&self) -> Option<u16> {
+        self.threads.or((!self.forward.is_empty()).then_some(1))
+    }
+
     /// Where the server listens, for a socket without an internet address.
     fn place(&self) -> String {
         #[cfg(unix)]
