@@ -9,7 +9,6 @@ use rand_core::TryCryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::counted::Counted;
-use crate::message::KeyId;
 
 /// The 32 secret bytes that both ends of a connection hold.
 ///
@@ -151,8 +150,7 @@ impl FromStr for Key {
     }
 }
 
-/// Why a key was not created, or not added to a key ring. It contains no part of the text or the
-/// bytes.
+/// Why a key was not created. It contains no part of the text or the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -165,10 +163,6 @@ pub enum KeyError {
     },
     /// The random number generator failed.
     Entropy,
-    /// The storage of the ring has no free place.
-    Full,
-    /// The ring has a key with this id: the same secret, or, with a probability of 2^-64, another.
-    Duplicate(KeyId),
 }
 
 impl fmt::Display for KeyError {
@@ -181,8 +175,6 @@ impl fmt::Display for KeyError {
                 write!(f, "a key is 64 hexadecimal digits; this text has {length}")
             }
             Self::Entropy => f.write_str("the random number generator failed"),
-            Self::Full => f.write_str("the key ring is full"),
-            Self::Duplicate(id) => write!(f, "the key ring already has a key with the id {id}"),
         }
     }
 }

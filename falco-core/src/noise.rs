@@ -107,7 +107,7 @@ mod vectors;
 mod write;
 mod writer;
 
-pub use key::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring};
+pub use key::{KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
 #[cfg(feature = "alloc")]
 pub(crate) use layout::HELLO_LENGTH;
 #[cfg(all(feature = "alloc", feature = "streams"))]

@@ -172,32 +172,46 @@ impl<P: Places> Reassembly<P> {
     /// [`StorageFull`] if the free place is too small, or none is free: then `capacity` is 0.
     /// Nothing of the message is kept, and its further parts are refused too. A server refuses such
     /// a request; a client cannot receive such an answer.
+    // The rest is in functions with small results, to save flash on a device.
+    #[inline]
     pub fn begin(&mut self, id: RequestId, total: u32, first: &[u8]) -> Result<(), StorageFull> {
         let total = usize::try_from(total).unwrap_or(usize::MAX);
-        let place = self.places.add(id).ok_or(StorageFull::new(total, 0))?;
+        self.add_first(id, total, first)
+            .map_err(|capacity| StorageFull::new(total, capacity))
+    }
+
+    /// Returns the capacity of a place that is too small.
+    fn add_first(&mut self, id: RequestId, total: usize, first: &[u8]) -> Result<(), usize> {
+        let place = self.places.add(id).ok_or(0_usize)?;
         place.total = total;
         place.filled = 0;
         let capacity = place.storage.limit();
         if total > capacity {
             self.places.forget(id);
-            return Err(StorageFull::new(total, capacity));
+            return Err(capacity);
         }
-        self.part(id, first)
+        self.add_part(id, first).map_err(|_| 0)
     }
 
     /// Adds the next part of a message.
     ///
     /// # Errors
-    /// [`StorageFull`] if the storage could not grow, or there is no message with this id, which is
-    /// then `needed` with 0 bytes. Nothing of the message is kept.
+    /// [`StorageFull`] if the storage could not grow, or there is no message with this id: then
+    /// `needed` is 0. Nothing of the message is kept, so `capacity` is 0.
+    #[inline]
     pub fn part(&mut self, id: RequestId, bytes: &[u8]) -> Result<(), StorageFull> {
-        let place = self.places.find(id).ok_or(StorageFull::new(0, 0))?;
-        let (total, capacity) = (place.total, place.storage.limit());
+        self.add_part(id, bytes).map_err(|total| StorageFull::new(total, 0))
+    }
+
+    /// Returns the length of a message that is dropped, or 0 if there is none.
+    fn add_part(&mut self, id: RequestId, bytes: &[u8]) -> Result<(), usize> {
+        let place = self.places.find(id).ok_or(0_usize)?;
+        let total = place.total;
         if place.append(bytes) {
             Ok(())
         } else {
             self.places.forget(id);
-            Err(StorageFull::new(total, capacity))
+            Err(total)
         }
     }
 

@@ -11,7 +11,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::layout::{CLEAR, KEY_ID, WIRE};
 use super::record::RekeyPeriod;
 use crate::crypto::NoiseCrypto;
-use crate::key::{Key, KeyError, Secret};
+use crate::key::{Key, Secret};
 use crate::message::KeyId;
 use crate::settings::SettingsError;
 use crate::wipe::with_stack_wiped;
@@ -104,6 +104,30 @@ pub trait Ring {
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool;
 }
 
+/// Why a key was not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RingError {
+    /// The storage has no free place.
+    Full,
+    /// The ring has a key with this id: the same secret, or, with a probability of 2^-64, another.
+    Duplicate(KeyId),
+    /// The random number generator failed.
+    Entropy,
+}
+
+impl fmt::Display for RingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the key ring is full"),
+            Self::Entropy => f.write_str("the random number generator failed"),
+            Self::Duplicate(id) => write!(f, "the key ring already has a key with the id {id}"),
+        }
+    }
+}
+
+impl core::error::Error for RingError {}
+
 /// A small key ring, over storage that you choose, such as `[const { None }; 4]` or a
 /// `Vec<Option<NoiseSecret>>`.
 ///
@@ -121,36 +145,36 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
     /// `rng` generates the key that is used for a hello with an unknown id.
     ///
     /// # Errors
-    /// [`KeyError::Duplicate`] if two keys have the same id, [`KeyError::Entropy`] if the
+    /// [`RingError::Duplicate`] if two keys have the same id, [`RingError::Entropy`] if the
     /// generator fails.
-    pub fn new<G: TryCryptoRng + ?Sized>(places: S, rng: &mut G) -> Result<Self, KeyError> {
+    pub fn new<G: TryCryptoRng + ?Sized>(places: S, rng: &mut G) -> Result<Self, RingError> {
         let keys = || places.as_ref().iter().flatten();
         for (number, key) in keys().enumerate() {
             if keys().skip(number + 1).any(|other| other.id == key.id) {
-                return Err(KeyError::Duplicate(key.id));
+                return Err(RingError::Duplicate(key.id));
             }
         }
         let mut dummy = Secret::zeros();
         rng.try_fill_bytes(dummy.as_mut_slice())
-            .map_err(|_| KeyError::Entropy)?;
+            .map_err(|_| RingError::Entropy)?;
         Ok(Self { places, dummy })
     }
 
     /// Adds a key.
     ///
     /// # Errors
-    /// [`KeyError::Full`] or [`KeyError::Duplicate`]; then the ring is unchanged.
-    pub fn add(&mut self, secret: NoiseSecret) -> Result<KeyId, KeyError> {
+    /// [`RingError`]; then the ring is unchanged.
+    pub fn add(&mut self, secret: NoiseSecret) -> Result<KeyId, RingError> {
         let id = secret.id;
         if self.places.as_ref().iter().flatten().any(|known| known.id == id) {
-            return Err(KeyError::Duplicate(id));
+            return Err(RingError::Duplicate(id));
         }
         let free = self
             .places
             .as_mut()
             .iter_mut()
             .find(|place| place.is_none())
-            .ok_or(KeyError::Full)?;
+            .ok_or(RingError::Full)?;
         *free = Some(secret);
         Ok(id)
     }

@@ -6,11 +6,10 @@ use std::sync::{Mutex, RwLock};
 
 use crate::common::{assert_ended, ms, pending_output, secrets};
 use falco_core::keys::Secrets;
-use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring};
+use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
 use falco_core::testing::{ClientLog, CountingRng, Pair, ServerLog, classic_key, key, noise_client};
 use falco_core::{
-    ClientKeyRef, CloseReason, ConnectionError, KeyError, Received, RustCrypto, ServerConnection, ServerKeyRef,
-    Settings,
+    ClientKeyRef, CloseReason, ConnectionError, Received, RustCrypto, ServerConnection, ServerKeyRef, Settings,
 };
 
 fn answered<A: ClientKeyRef, B: ServerKeyRef>(client: A, server: B) -> (Vec<ClientLog>, Vec<ServerLog>) {
@@ -102,13 +101,13 @@ fn a_ring_has_each_key_once_and_no_more_than_it_has_places() {
     let mut ring = KeyRing::new([const { None }; 2], &mut rng()).unwrap();
     let first = ring.add(secret(1)).unwrap();
     assert_eq!(first, secret(1).id());
-    assert_eq!(ring.add(secret(1)), Err(KeyError::Duplicate(first)));
+    assert_eq!(ring.add(secret(1)), Err(RingError::Duplicate(first)));
     let second = ring.add(secret(2)).unwrap();
     assert_ne!(first, second);
-    assert_eq!(ring.add(secret(3)), Err(KeyError::Full));
+    assert_eq!(ring.add(secret(3)), Err(RingError::Full));
     assert_eq!(
         ring.add(secret(2)),
-        Err(KeyError::Duplicate(second)),
+        Err(RingError::Duplicate(second)),
         "that before the other"
     );
     assert!(ring.retire(first));
@@ -117,7 +116,7 @@ fn a_ring_has_each_key_once_and_no_more_than_it_has_places() {
     assert!(!ring.retire(first));
     // Nor when the ring is created.
     let twice = KeyRing::new([Some(secret(4)), Some(secret(4))], &mut rng());
-    assert_eq!(twice.unwrap_err(), KeyError::Duplicate(secret(4).id()));
+    assert_eq!(twice.unwrap_err(), RingError::Duplicate(secret(4).id()));
 }
 
 #[test]
