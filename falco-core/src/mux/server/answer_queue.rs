@@ -7,7 +7,9 @@ use crate::connection::ServerConnection;
 use crate::error::SealError;
 use crate::message::RequestId;
 use crate::outgoing::OutgoingAnswer;
-use crate::send_queue::{InQueue, SendQueue, Turn};
+use crate::send_queue::SendQueue;
+#[cfg(feature = "streams")]
+use crate::send_queue::{InQueue, Turn};
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
