@@ -3,10 +3,18 @@
 
 use falco_core::Fate;
 
+use tokio::time::Instant;
+
 use super::super::call::{Limit, Waiter};
 use super::super::connection::Connection;
 use super::{Current, Slot};
 use crate::error::Error;
+
+/// The time limit of a caller begins. `first` is the first time at which one passes.
+pub(super) fn start(waiter: &mut Waiter, now: Instant, first: &mut Option<Instant>) {
+    waiter.start(now);
+    *first = [*first, waiter.expires_at()].into_iter().flatten().min();
+}
 
 impl Slot {
     /// Sends an error to the callers whose time limit has passed. Reads the limits of all callers,
