@@ -62,21 +62,15 @@ impl Drawn {
         let mut bytes = Zeroizing::new([0; Self::CLIENT]);
         rng.try_fill_bytes(bytes.get_mut(..count).unwrap_or_default())
             .map_err(|_| EntropyError::new())?;
-        let [serial, high, low] = [32, 36, 40].map(|at| number(bytes.as_slice(), at));
-        let mut ephemeral = Zeroizing::new([0; 32]);
-        ephemeral.iter_mut().zip(&*bytes).for_each(|(to, from)| *to = *from);
+        let (ephemeral, rest) = bytes.split_first_chunk().ok_or(EntropyError::new())?;
+        let (serial, rest) = rest.split_first_chunk().ok_or(EntropyError::new())?;
+        let first_ping = rest.first_chunk().ok_or(EntropyError::new())?;
         Ok(Self {
-            ephemeral,
-            serial,
-            first_ping: (u64::from(high) << 32) | u64::from(low),
+            ephemeral: Zeroizing::new(*ephemeral),
+            serial: u32::from_be_bytes(*serial),
+            first_ping: u64::from_be_bytes(*first_ping),
         })
     }
-}
-
-/// The number in the four bytes from `at` on.
-fn number(bytes: &[u8], at: usize) -> u32 {
-    let four = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    four.copied().map_or(0, u32::from_be_bytes)
 }
 
 pub(super) struct Base<H, A> {
