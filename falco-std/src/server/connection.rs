@@ -359,7 +359,7 @@ where
     }
 
     fn end(&mut self, ended: &io::Result<ConnectionError>) {
-        self.service.pool.withdraw(&self.requests);
+        self.service.pool.withdraw(&*self.requests);
         // The core no longer counts unread bytes after `cancel_all`.
         self.line.drop_unread();
         let mut locked = self.conn.lock();

@@ -7,8 +7,9 @@ mod lend;
 
 use core::fmt;
 use core::panic::AssertUnwindSafe;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -26,6 +27,18 @@ const IDLE: Duration = Duration::from_secs(2);
 pub(super) trait JobSource: Send + Sync {
     /// Runs one job, if there is one. If there are more jobs, calls `more` before it runs this one.
     fn run_one(&self, more: &dyn Fn());
+
+    /// Its turn in the pool's queue.
+    fn turn(&self) -> &Turn;
+}
+
+/// The number of the last turn of a source, or 0. It changes only under the lock of the pool.
+pub(super) struct Turn(AtomicU64);
+
+impl Turn {
+    pub(super) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
 }
 
 pub(super) struct Pool {
@@ -40,8 +53,10 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Queue {
-    /// Each source that has jobs, in the order of their turns.
-    sources: VecDeque<Arc<dyn JobSource>>,
+    /// Each source that has jobs, by the number of its turn.
+    sources: BTreeMap<u64, Arc<dyn JobSource>>,
+    /// The number of the last turn.
+    last: u64,
     /// Workers, idle ones included.
     threads: usize,
     idle: usize,
@@ -49,6 +64,22 @@ struct Queue {
 }
 
 impl Queue {
+    fn push(&mut self, source: Arc<dyn JobSource>) {
+        self.last += 1;
+        source.turn().0.store(self.last, Ordering::Relaxed);
+        self.sources.insert(self.last, source);
+    }
+
+    fn pop(&mut self) -> Option<Arc<dyn JobSource>> {
+        self.sources.pop_first().map(|(_, source)| source)
+    }
+
+    /// Takes out a source, if it is here. This does not search those of other connections, which
+    /// may be many.
+    fn remove(&mut self, source: &impl JobSource) -> Option<Arc<dyn JobSource>> {
+        self.sources.remove(&source.turn().0.load(Ordering::Relaxed))
+    }
+
     /// How many handlers run at most. Never more than the limit: a thread checks it before it
     /// becomes busy.
     fn busy(&self) -> usize {
@@ -76,17 +107,15 @@ impl Pool {
     }
 
     /// Removes a source whose connection has ended.
-    pub(super) fn withdraw<S: JobSource + 'static>(&self, source: &Arc<S>) {
-        let own = Arc::as_ptr(source);
-        self.lock()
-            .sources
-            .retain(|source| !core::ptr::addr_eq(Arc::as_ptr(source), own));
+    pub(super) fn withdraw(&self, source: &impl JobSource) {
+        let removed = self.lock().remove(source);
+        drop(removed);
     }
 
     /// Returns whether a worker will take the source.
     fn push(self: &Arc<Self>, source: Arc<dyn JobSource>) -> bool {
         let mut queue = self.lock();
-        queue.sources.push_back(source);
+        queue.push(source);
         self.call_worker(queue)
     }
 
@@ -125,7 +154,7 @@ impl Pool {
     }
 
     fn next(&self) -> Option<Arc<dyn JobSource>> {
-        self.lock().sources.pop_front()
+        self.lock().pop()
     }
 
     fn run_one(self: &Arc<Self>, source: Arc<dyn JobSource>) {
@@ -153,7 +182,7 @@ impl Pool {
             queue.idle -= 1;
             // If the limit was reached, this thread must not be busy from now on either.
             if queue.busy() <= self.max {
-                next = queue.sources.pop_front();
+                next = queue.pop();
             }
             if next.is_none() {
                 queue.threads -= 1;
@@ -179,5 +208,77 @@ pub(super) fn isolated(job: impl FnOnce()) {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("max", &self.max).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// A source that counts how often the pool looks at it.
+    struct Counted {
+        turn: Turn,
+        looks: Arc<AtomicUsize>,
+    }
+
+    impl JobSource for Counted {
+        fn run_one(&self, _: &dyn Fn()) {}
+
+        fn turn(&self) -> &Turn {
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            &self.turn
+        }
+    }
+
+    fn source(looks: &Arc<AtomicUsize>) -> Arc<Counted> {
+        let (turn, looks) = (Turn::new(), Arc::clone(looks));
+        Arc::new(Counted { turn, looks })
+    }
+
+    /// How often a pool looks at its sources while all of them are withdrawn, the last ones first.
+    fn looks(count: usize) -> usize {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let sources: Vec<_> = (0..count).map(|_| source(&looks)).collect();
+        let pool = Pool::new(0, Arc::default());
+        for source in &sources {
+            pool.lock().push(Arc::<Counted>::clone(source));
+        }
+        looks.store(0, Ordering::Relaxed);
+        for source in sources.iter().rev() {
+            assert_eq!(Arc::strong_count(source), 2);
+            pool.withdraw(&**source);
+            assert_eq!(Arc::strong_count(source), 1, "the pool does not keep it");
+        }
+        assert!(pool.lock().pop().is_none());
+        looks.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn to_withdraw_a_source_takes_one_look_however_many_wait() {
+        assert_eq!([1, 8, 5_000].map(looks), [1, 8, 5_000]);
+    }
+
+    #[test]
+    fn sources_have_their_turns_in_the_order_in_which_they_came_and_a_withdrawn_one_may_come_again() {
+        let [first, second, third] = [(); 3].map(|()| source(&Arc::default()));
+        let pool = Pool::new(0, Arc::default());
+        let push = |source: &Arc<Counted>| pool.lock().push(Arc::<Counted>::clone(source));
+        let is_next = |source: &Arc<Counted>| {
+            let next = pool.lock().pop();
+            next.is_some_and(|next| core::ptr::addr_eq(Arc::as_ptr(&next), Arc::as_ptr(source)))
+        };
+        pool.withdraw(&*first);
+        for source in [&first, &second, &third] {
+            push(source);
+        }
+        pool.withdraw(&*first);
+        push(&first);
+        assert!(is_next(&second));
+        // It has had its turn.
+        pool.withdraw(&*second);
+        assert!(is_next(&third) && is_next(&first));
+        assert!(pool.lock().pop().is_none());
     }
 }

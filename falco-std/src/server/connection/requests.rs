@@ -13,7 +13,7 @@ use falco_core::{NoAnswer, RequestError};
 
 use super::super::admission::Place;
 use super::super::handler::{HandlerError, Request};
-use super::super::pool::JobSource;
+use super::super::pool::{JobSource, Turn};
 use super::super::state::{Conn, Job, State, Work};
 use super::super::streams::{Handlers, StreamRequest};
 use crate::open::without_unused;
@@ -31,6 +31,7 @@ pub(super) struct Requests<H> {
     place: Arc<Place>,
     /// The last handler took longer than [`SHORT`].
     slow: AtomicBool,
+    turn: Turn,
 }
 
 impl<H> JobSource for Requests<H>
@@ -51,6 +52,10 @@ where
         let Some(conn) = self.conn.upgrade() else { return };
         conn.lock().state.job_done();
         conn.notify();
+    }
+
+    fn turn(&self) -> &Turn {
+        &self.turn
     }
 }
 
@@ -109,6 +114,7 @@ impl<H> Requests<H> {
             handlers,
             place,
             slow: AtomicBool::new(false),
+            turn: Turn::new(),
         }
     }
 
