@@ -1,6 +1,7 @@
 //! A client's side: requests from the moment they are accepted until they complete.
 
 mod close;
+mod in_flight;
 mod pings;
 mod send;
 mod stream;
@@ -17,7 +18,7 @@ use super::call::{Call, Unfinished};
 use super::connect_attempts::History;
 use super::deadlines::MuxDeadlines;
 use super::step::ClientStep;
-use super::table::{self, Progress, Table};
+use super::table::{Progress, Table};
 use crate::connection::ClientConnection;
 use crate::error::{ConnectionError, Error, RequestError};
 use crate::event::{ClientEvent, ClientWait, Received};
@@ -30,6 +31,7 @@ use crate::time::Instant;
 use crate::wire::ClientKeyRef;
 
 use self::close::Closing;
+use self::in_flight::{Begun, InFlight};
 use self::window::Window;
 
 /// A client's connection with the requests that it has accepted and that have not completed.
@@ -52,8 +54,7 @@ pub struct ClientMux<H: ClientKeyRef, B, W, P = W> {
     queue: SendQueue<OutgoingRequest, u64>,
     /// Requests in the queue that have not begun.
     unbegun: Unbegun,
-    /// The requests in flight, sorted by id. Some may have been cancelled.
-    begun: VecDeque<Begun>,
+    begun: InFlight,
     /// Bytes of the requests in flight.
     held: usize,
     window: Window,
@@ -95,12 +96,6 @@ impl Unbegun {
     }
 }
 
-struct Begun {
-    id: RequestId,
-    ticket: u64,
-    length: usize,
-}
-
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// A mux without requests. At most [`max_held`](Settings::max_held) bytes of requests are in
     /// flight at once.
@@ -110,7 +105,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             table: Table::new(),
             queue: SendQueue::new(),
             unbegun: Unbegun::default(),
-            begun: VecDeque::new(),
+            begun: InFlight::new(),
             held: 0,
             window: Window::new(usize::try_from(settings.max_held()).unwrap_or(usize::MAX)),
             parts: Reassembly::default(),
@@ -381,10 +376,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Removes a request from those in flight.
     fn complete(&mut self, id: RequestId) -> Option<Begun> {
-        let begun = match position(&self.begun, id)? {
-            0 => self.begun.pop_front()?,
-            at => self.begun.remove(at)?,
-        };
+        let begun = self.begun.remove(id)?;
         self.held -= begun.length;
         Some(begun)
     }
@@ -410,7 +402,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let sent = self.machine.fate_of(!self.unwritten, false);
         self.queue = SendQueue::new();
         self.unbegun = Unbegun::default();
-        self.begun = VecDeque::new();
+        self.begun = InFlight::new();
         self.held = 0;
         self.parts = Reassembly::default();
         let unfinished = self.table.drain().map(|(progress, mut call)| {
@@ -441,7 +433,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     pub fn shrink(&mut self) {
         if self.table.len() == 0 && self.begun.is_empty() {
             self.table = Table::new();
-            self.begun = VecDeque::new();
+            self.begun = InFlight::new();
         }
         if self.queue.is_empty() {
             self.queue = SendQueue::new();
@@ -455,7 +447,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if let Some(awaited) = self.streams.as_ref().and_then(|streams| streams.is_awaited(id)) {
             return awaited;
         }
-        let begun = position(&self.begun, id).and_then(|at| self.begun.get(at));
+        let begun = self.begun.get(id);
         begun.is_some_and(|begun| self.table.contains(begun.ticket))
     }
 
@@ -463,10 +455,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// window and returns `true`.
     fn shrink_window(&mut self, id: RequestId) -> bool {
         let peer_max = usize::try_from(self.machine.peer_max_message()).unwrap_or(usize::MAX);
-        let last = self.begun.back().map_or(0, |begun| begun.id.number());
-        let begun = position(&self.begun, id).and_then(|at| self.begun.get(at));
-        let length = begun.map_or(0, |begun| begun.length);
-        self.window.shrink(id, length, self.held, last, peer_max)
+        let length = self.begun.get(id).map_or(0, |begun| begun.length);
+        self.window.shrink(id, length, self.held, self.begun.last(), peer_max)
     }
 
     /// Holds back a request that the server has refused.
@@ -474,10 +464,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.queue.retain(|_, other| *other != ticket);
         self.table.hold_back(ticket);
     }
-}
-
-fn position(begun: &VecDeque<Begun>, id: RequestId) -> Option<usize> {
-    table::position(begun, id.number().into(), |begun| begun.id.number().into()).ok()
 }
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> fmt::Debug for ClientMux<H, B, W, P> {

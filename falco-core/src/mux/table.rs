@@ -148,16 +148,7 @@ impl<B, W> Table<B, W> {
     }
 
     fn remove_empty_rows(&mut self) {
-        while self.rows.front().is_some_and(|row| row.call.is_none()) {
-            self.rows.pop_front();
-        }
-        while self.rows.back().is_some_and(|row| row.call.is_none()) {
-            self.rows.pop_back();
-        }
-        // Each sweep removes at least as many as it keeps.
-        if self.rows.len() > 2 * self.count + SPARE {
-            self.rows.retain(|row| row.call.is_some());
-        }
+        remove_empty_rows(&mut self.rows, self.count, |row| row.call.is_none());
     }
 
     #[cfg(feature = "streams")]
@@ -247,6 +238,21 @@ impl<B: AsRef<[u8]>, W> Bodies<u64> for Table<B, W> {
     fn body<'b>(&'b self, ticket: &'b u64) -> &'b [u8] {
         // Each request in the send queue is here.
         self.get(*ticket).map_or(&[], |call| call.body.as_ref())
+    }
+}
+
+/// Removes the empty rows at both ends, and all of them if there are many. `count` rows are not
+/// empty. A call after each row that becomes empty has a low amortized cost.
+pub(super) fn remove_empty_rows<T>(rows: &mut VecDeque<T>, count: usize, is_empty: impl Fn(&T) -> bool) {
+    while rows.front().is_some_and(&is_empty) {
+        rows.pop_front();
+    }
+    while rows.back().is_some_and(&is_empty) {
+        rows.pop_back();
+    }
+    // Each sweep removes at least as many as it keeps.
+    if rows.len() > 2 * count + SPARE {
+        rows.retain(|row| !is_empty(row));
     }
 }
 

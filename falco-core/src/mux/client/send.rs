@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::super::call::Call;
 use super::super::table::Progress;
-use super::{Begun, ClientMux, Unbegun};
+use super::{ClientMux, Unbegun};
 use crate::error::{Error, OutputTooSmall, RequestError, SealError};
 use crate::message::Status;
 use crate::outgoing::OutgoingRequest;
@@ -191,7 +191,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             {
                 if let Progress::Queued = *progress {
                     // Requests get their ids in the order of the queue.
-                    begun.push_back(Begun { id, ticket, length });
+                    begun.push(id, ticket, length);
                     unbegun.remove(length);
                     *held += length;
                 }

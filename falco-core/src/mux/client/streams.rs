@@ -289,8 +289,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     ) -> ClientStep<'u, B, W, P> {
         self.history.served = true;
         let open = self.streams.as_ref().and_then(|streams| streams.begun.get(&id.key()));
-        let sent = || super::position(&self.begun, id).and_then(|at| self.begun.get(at));
-        let Some(ticket) = open.copied().or_else(|| sent().map(|begun| begun.ticket)) else {
+        let sent = || self.begun.get(id).map(|begun| begun.ticket);
+        let Some(ticket) = open.copied().or_else(sent) else {
             return ClientStep::Skip { consumed };
         };
         let in_pieces = match self.table.get(ticket) {
@@ -367,8 +367,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             return skip;
         }
         self.cancel_begun(id);
-        let begun = super::position(&self.begun, id).and_then(|at| self.begun.get(at));
-        let ticket = begun.map(|begun| begun.ticket);
+        let ticket = self.begun.get(id).map(|begun| begun.ticket);
         let call = ticket.and_then(|ticket| self.take(ticket));
         call.map_or(skip, |call| ClientStep::Refused {
             consumed,
