@@ -265,3 +265,62 @@ fn a_small_request_waits_for_at_most_two_records_of_eight_streams_at_full_speed(
         );
     }
 }
+
+#[test]
+fn open_requests_begin_in_the_order_of_their_tickets_and_a_cancelled_one_takes_no_place() {
+    let one = Settings::new().with_streams(64, 1);
+    let mut duo = Duo::new(&one, &one);
+    for ticket in [1, 5, 3, 4, 2] {
+        duo.open(ticket);
+    }
+    for ticket in [3, 1] {
+        assert!(duo.client.cancel_open(ticket).is_some());
+    }
+    // One had the only place, and has not begun.
+    let mut begun = Vec::new();
+    for number in 1..=3 {
+        duo.settle();
+        let ticket = duo.client.poll_begun().unwrap();
+        assert!(duo.client.poll_begun().is_none());
+        assert!(duo.client.cancel_open(ticket).is_some());
+        begun.push(ticket);
+        duo.settle();
+        duo.server.refuse(duo.id(number), Refusal::Cancelled);
+        duo.settle();
+    }
+    assert_eq!(begun, [2, 4, 5]);
+    assert!(!duo.client.has_unbegun());
+}
+
+/// How long it takes to cancel open requests that wait, and to add others.
+fn cancel_and_open(duo: &mut Duo, waiting: &mut [u64]) -> Duration {
+    let began = std::time::Instant::now();
+    for at in 0..200 {
+        let pick = at * 7_919 % waiting.len();
+        assert!(duo.client.cancel_open(waiting[pick]).is_some());
+        waiting[pick] += 100_000;
+        duo.open(waiting[pick]);
+    }
+    began.elapsed()
+}
+
+#[test]
+fn to_cancel_an_open_request_costs_the_same_however_many_wait() {
+    let one = Settings::new().with_streams(64, 1);
+    let mut sides = [8, 65_534].map(|count| {
+        let mut duo = Duo::new(&one, &one);
+        (0..=count).for_each(|ticket| duo.open(ticket));
+        (duo, (1..=count).collect::<Vec<_>>(), Duration::MAX)
+    });
+    for _ in 0..20 {
+        for (duo, waiting, best) in &mut sides {
+            *best = (*best).min(cancel_and_open(duo, waiting));
+        }
+        let [few, many] = [sides[0].2, sides[1].2];
+        println!("200 times with 8 and 65,534 that wait: {few:?}, {many:?}");
+        if many < 16 * few {
+            return;
+        }
+    }
+    panic!("with many that wait they cost more");
+}

@@ -5,7 +5,7 @@
 mod sealing;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use super::super::Body;
@@ -24,7 +24,7 @@ pub(super) struct Streams<B, W> {
     /// Open requests that have not completed, by ticket.
     calls: BTreeMap<u64, Open<W>>,
     /// Those that have not begun and have no turns yet, by ticket.
-    parked: VecDeque<u64>,
+    parked: BTreeSet<u64>,
     /// How many of those that have turns have not begun.
     beginning: usize,
     /// Those that have begun, and that [`ClientMux::poll_begun`] has not returned.
@@ -59,7 +59,7 @@ impl<B: AsRef<[u8]>, W> Streams<B, W> {
     const fn new() -> Self {
         Self {
             calls: BTreeMap::new(),
-            parked: VecDeque::new(),
+            parked: BTreeSet::new(),
             beginning: 0,
             newly_begun: VecDeque::new(),
             writers: Writers::new(),
@@ -142,7 +142,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let streams = self.streams();
         streams.calls.insert(ticket, Open { waiter, id: None });
         streams.writers.park(ticket, request, chunks, u32::MAX);
-        streams.parked.push_back(ticket);
+        streams.parked.insert(ticket);
         self.accepted = false;
         self.release_parked();
         Ok(())
@@ -162,7 +162,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let most = if max_open == 0 { usize::MAX } else { max_open };
         while streams.begun.len() + streams.beginning < most
             && streams.beginning < places
-            && let Some(ticket) = streams.parked.pop_front()
+            && let Some(ticket) = streams.parked.pop_first()
         {
             streams.beginning += 1;
             streams.writers.release(ticket);
@@ -270,9 +270,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let Open { waiter, id } = streams.calls.remove(&ticket)?;
         streams.writers.remove(ticket);
         let Some(id) = id else {
-            let parked = streams.parked.len();
-            streams.parked.retain(|other| *other != ticket);
-            streams.beginning -= usize::from(streams.parked.len() == parked);
+            streams.beginning -= usize::from(!streams.parked.remove(&ticket));
             self.release_parked();
             return Some((waiter, Fate::NotProcessed));
         };

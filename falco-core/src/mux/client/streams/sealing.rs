@@ -1,6 +1,6 @@
 //! How open requests begin and are sealed, and what is left of them when their connection ends.
 
-use alloc::collections::VecDeque;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::super::super::open_call::{OpenCall, UnfinishedOpen};
@@ -89,7 +89,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let Some(streams) = &mut self.streams else {
             return Vec::new();
         };
-        streams.parked = VecDeque::new();
+        streams.parked = BTreeSet::new();
         streams.beginning = 0;
         let is_unbegun = |(ticket, open): (&u64, &Open<W>)| open.id.is_none().then_some(*ticket);
         let tickets: Vec<_> = streams.calls.iter().filter_map(is_unbegun).collect();
