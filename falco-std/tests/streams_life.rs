@@ -9,7 +9,7 @@
 mod common;
 
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use common::streaming::{Streaming, WINDOW, echo, server};
@@ -146,6 +146,29 @@ fn handlers_of_streams_learn_that_their_server_shuts_down() {
         calls.into_iter().for_each(ends_well);
         let report = server.serving.join().unwrap();
         assert_eq!((report.cut_requests, report.stats.answers), (0, 2));
+    });
+}
+
+#[test]
+fn the_report_of_a_shutdown_counts_answers_whose_handlers_have_not_returned() {
+    bounded(|| {
+        let (returns, returned) = mpsc::channel::<()>();
+        let returned = Mutex::new(returned);
+        let server = Streaming::start(server(), move |mut request: StreamRequest| {
+            request.answer.send("answer")?;
+            request.answer.finish()?;
+            let _ = returned.lock().unwrap().recv();
+            Ok(())
+        });
+        let client = server.client();
+        let mut call = client.open("").unwrap();
+        call.finish().unwrap();
+        assert_eq!(call.collect(100).unwrap(), b"answer");
+        client.close();
+        server.handle.shutdown_within(millis(60_000));
+        let report = server.serving.join().unwrap();
+        assert_eq!((report.cut_requests, report.stats.answers), (0, 1));
+        drop(returns);
     });
 }
 

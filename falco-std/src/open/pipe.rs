@@ -178,6 +178,8 @@ struct State {
     outgoing: Chunks,
     reader_waits: bool,
     writer_waits: bool,
+    /// The whole answer was counted.
+    counted: bool,
 }
 
 /// The shared state of the halves of one open request.
@@ -198,6 +200,7 @@ impl Pipe {
             outgoing: Chunks::default(),
             reader_waits: false,
             writer_waits: false,
+            counted: false,
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -251,6 +254,17 @@ impl Pipe {
                 bytes.chunks(PIECE).for_each(|piece| state.arrived.extend(piece));
             }
         });
+    }
+
+    /// Whether the connection has accepted a whole answer, and this was not asked before: an answer
+    /// is counted once.
+    pub(crate) fn count_answer(&self) -> bool {
+        self.change(|state| state.halves.is_answered() && !core::mem::replace(&mut state.counted, true))
+    }
+
+    /// Whether the answer was counted.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.change(|state| state.counted)
     }
 
     /// Changes or reads what the halves share.

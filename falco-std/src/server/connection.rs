@@ -368,7 +368,10 @@ where
         locked.state.cancel_all();
         locked.state.end_stream(self.conn.now());
         let (established, cut) = (locked.state.mux.is_established(), locked.state.cut);
+        let answered = core::mem::take(&mut locked.state.answered);
         drop(locked);
+        // Before the report of a shutdown, which does not wait for handlers.
+        self.service.admission.counters().answers.add(answered);
         if !cut {
             self.permit.count_unanswered(unanswered);
         }

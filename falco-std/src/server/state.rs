@@ -60,6 +60,8 @@ pub(super) struct State {
     pending: HashMap<RequestId, Pending>,
     /// Open requests. The answers of some are still sent, although their handlers have returned.
     pub(super) opens: Opens,
+    /// Answers of handlers that had not returned when the connection ended.
+    pub(super) answered: u64,
     /// The requests in `pending` that no worker has taken.
     queue: Queue<RequestId>,
     /// A request that waits longer than this for a worker is refused as busy.
@@ -108,6 +110,7 @@ impl State {
             open_places,
             pending: HashMap::new(),
             opens: Opens::default(),
+            answered: 0,
             queue: Queue::new(),
             queue_timeout,
             all_stream: false,
@@ -256,7 +259,7 @@ impl State {
 
     /// The connection has ended: the halves of its open requests fail.
     pub(super) fn fail_opens(&mut self, end: &io::Result<ConnectionError>) {
-        self.opens.fail_all(&HalfError(match end {
+        self.answered += self.opens.fail_all(&HalfError(match end {
             Ok(end) => Error::lost(LostRequest::after(*end)),
             Err(source) => Error::io("reading or writing a stream", copy(source), LostRequest::DROPPED.fate),
         }));

@@ -16,7 +16,7 @@ pub(super) struct Counters {
     pub(super) over_key_limit: Counter,
     pub(super) revoked: Counter,
     pub(super) requests: Counter,
-    answers: Counter,
+    pub(super) answers: Counter,
     refusals: Counter,
     cancelled: Counter,
     failed: Counter,

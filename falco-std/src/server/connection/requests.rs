@@ -91,8 +91,10 @@ where
                 let result = catch_unwind(AssertUnwindSafe(|| self.handlers.open(request)));
                 let handled = self.complete(result, |state, result| state.end_open(id, result));
                 // The connection may have ended after the answer was sent.
-                let answered = handled == Ok(false) && pipe.update(|halves| halves.is_answered());
-                counters.handled(if answered { Ok(true) } else { handled });
+                if !pipe.is_counted() {
+                    let answered = handled == Ok(false) && pipe.count_answer();
+                    counters.handled(if answered { Ok(true) } else { handled });
+                }
                 drop(place);
             }
         }

@@ -114,11 +114,15 @@ impl Opens {
         open
     }
 
-    /// The connection has ended with this error.
-    pub(super) fn fail_all(&mut self, why: &HalfError) {
+    /// The connection has ended with this error. Returns how many requests had their whole answer,
+    /// although their handlers have not returned.
+    pub(super) fn fail_all(&mut self, why: &HalfError) -> u64 {
+        let mut answered = 0;
         for (_, open) in self.0.take().into_iter().flatten() {
+            answered += u64::from(open.0.count_answer());
             open.0.update(|halves| halves.fail(why.clone()));
         }
+        answered
     }
 }
 
