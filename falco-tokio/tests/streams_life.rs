@@ -159,6 +159,24 @@ async fn handlers_of_streams_learn_that_their_server_shuts_down() {
 }
 
 #[tokio::test]
+async fn the_report_of_a_shutdown_counts_answers_whose_handlers_have_not_returned() {
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        request.answer.send("answer").await?;
+        request.answer.finish()?;
+        core::future::pending().await
+    })
+    .await;
+    let client = server.client().await;
+    let mut call = client.open("").await.unwrap();
+    call.finish().unwrap();
+    assert_eq!(soon(call.collect(100)).await.unwrap(), "answer");
+    client.close().await;
+    let report = server.stop().await;
+    assert_eq!((report.cut_requests, report.stats.answers), (0, 1));
+    assert_eq!(report.stats.cancelled, 0);
+}
+
+#[tokio::test]
 async fn handlers_of_streams_learn_that_their_connection_is_old_or_its_key_retired() {
     let old = Streaming::start(server().max_connection_age(2 * SHORT), subscription).await;
     let client = old.client().await;

@@ -442,7 +442,10 @@ impl<H: Handler> Drop for Connection<H> {
             Some(holder) => holder.connections.down(),
             None => metrics.half_open.down(),
         }
-        let running = u64::try_from(self.running.len()).unwrap_or(u64::MAX);
-        self.handlers.service.counters.cancelled.add(running);
+        let count = |handlers| u64::try_from(handlers).unwrap_or(u64::MAX);
+        let (running, answered) = (self.running.len(), self.running.answered());
+        let counters = &self.handlers.service.counters;
+        counters.answers.add(count(answered));
+        counters.cancelled.add(count(running.saturating_sub(answered)));
     }
 }

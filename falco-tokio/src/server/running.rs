@@ -163,6 +163,9 @@ struct Tasks {
     place: Option<Arc<SharedPlace>>,
     /// What the halves of each open request share with the connection, until it has completed.
     opens: HashMap<RequestId, Arc<Pipe>>,
+    /// Open requests that had their whole answer when the connection ended, although their handlers
+    /// had not returned.
+    answered: usize,
 }
 
 impl Running {
@@ -180,13 +183,18 @@ impl Running {
 
     /// The connection of these requests is gone: their halves fail with `why`.
     pub(crate) fn fail_opens(&mut self, why: Error) {
-        let (why, opens) = (
-            HalfError(why),
-            self.0.as_mut().map(|tasks| core::mem::take(&mut tasks.opens)),
-        );
-        for (_, pipe) in opens.into_iter().flatten() {
+        let Some(tasks) = &mut self.0 else { return };
+        let why = HalfError(why);
+        for (_, pipe) in core::mem::take(&mut tasks.opens) {
+            tasks.answered += usize::from(pipe.update(|halves| halves.is_answered()));
             pipe.update(|halves| halves.fail(why.clone()));
         }
+    }
+
+    /// How many of the handlers that have not returned have given their whole answer, when the
+    /// connection has ended.
+    pub(crate) fn answered(&self) -> usize {
+        self.0.as_ref().map_or(0, |tasks| tasks.answered)
     }
 
     /// The place of the connection, for a handler.
