@@ -119,6 +119,17 @@ async fn connections_are_spread_leave_a_dead_server_and_return_to_it() {
     until("none is left", async || !client.is_connected()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_has_connected_says_so() {
+    let one = named("one", None).await;
+    for _ in 0..300 {
+        let client = builder().connect(one.address).await.unwrap();
+        assert!(client.is_connected());
+        client.close().await;
+    }
+    one.stop().await;
+}
+
 #[tokio::test]
 async fn a_server_that_hangs_is_skipped_and_so_is_one_with_another_key() {
     // It accepts connections and says nothing.

@@ -159,6 +159,8 @@ impl Slot {
                     .filter_map(|ping| connection.ping(ping))
                     .collect();
             }
+            // `is_connected` says so before a caller of `connect` goes on.
+            self.shared.set_connected(Some(connection.server()));
             self.openers.drain(..).for_each(|to| drop(to.send(Ok(()))));
         }
         if self.closing && self.waiting.is_empty() && self.waiting_open.is_empty() {
