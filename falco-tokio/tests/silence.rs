@@ -8,10 +8,10 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use common::{Running, key};
-use falco_tokio::{Client, Error, Fate, Server};
+use falco_tokio::{Client, ClientBuilder, Error, Fate, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// What a client sends for its handshake: the hello and its first PING.
 const HANDSHAKE: usize = 74 + 33;
@@ -65,11 +65,18 @@ async fn falls_silent(server: SocketAddr) -> SocketAddr {
     address
 }
 
+/// Connects, and waits until the first PING is sent: it would be that of a caller who asks before.
+async fn connect(client: ClientBuilder, address: SocketAddr) -> Client {
+    let client = client.connect(address).await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    client
+}
+
 #[tokio::test]
 async fn a_ping_of_a_lost_connection_goes_to_the_next() {
     let server = Running::echo(Server::builder(key(1))).await;
     let front = ends_the_first(server.address).await;
-    let client = Client::builder(key(1)).connect(front).await.unwrap();
+    let client = connect(Client::builder(key(1)), front).await;
     assert!(client.ping().await.unwrap().is_some());
     assert_eq!(client.stats().connected, 2);
     client.close().await;
@@ -82,7 +89,7 @@ async fn a_ping_without_an_answer_ends_with_its_time_and_was_not_processed() {
     let front = falls_silent(server.address).await;
     let limit = Duration::from_millis(200);
     let client = Client::builder(key(1)).request_timeout(Some(limit));
-    let client = client.connect(front).await.unwrap();
+    let client = connect(client, front).await;
     let error = client.ping().await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     assert_eq!(error.fate(), Fate::NotProcessed);
