@@ -69,8 +69,8 @@ impl NoAnswer<'_> {
         }
     }
 
-    /// Why a request has no answer whose answer the connection did not accept with `error`. `None`
-    /// if there is nothing to refuse: it has completed, or the connection has ended.
+    /// Why a request gets no answer, if the connection has rejected its answer with `error`. `None`
+    /// if there is nothing to refuse: the request has completed, or the connection has ended.
     #[must_use]
     pub const fn after(error: ReplyError) -> Option<Self> {
         match error {

@@ -131,6 +131,9 @@ impl<D: Due> Streams<D> {
         if slot.has(flag::PENDING) {
             slot.clear(flag::PENDING);
             self.pending = self.pending.saturating_sub(1);
+            if self.pending == 0 {
+                self.due.clear();
+            }
         }
     }
 
@@ -313,4 +316,27 @@ fn make_room<C: Crypto>(
         given: writer.given(),
     }
     .into())
+}
+
+#[cfg(all(test, feature = "alloc"))]
+mod tests {
+    use super::*;
+
+    /// A body may end before its CREDIT is sealed, for each of many requests of a connection.
+    #[test]
+    fn credits_that_are_dropped_take_no_memory() {
+        let mut streams = Streams::<alloc::vec::Vec<u32>>::new(1_000, 10);
+        for id in 1..=1_000 {
+            let mut slot = RequestSlot {
+                id,
+                total: 999,
+                flags: flag::READS,
+                ..RequestSlot::EMPTY
+            };
+            streams.note_taken(&mut slot, 1, true);
+            assert!(streams.is_pending());
+            streams.stop_reading(&mut slot);
+            assert!(!streams.is_pending() && streams.due.is_empty(), "{id}");
+        }
+    }
 }

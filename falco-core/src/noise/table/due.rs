@@ -11,6 +11,9 @@ pub trait Due: Default {
 
     /// Calls `write` for each request until that returns `false`. Returns whether it never did.
     fn each(&mut self, write: impl FnMut(u32) -> bool) -> bool;
+
+    /// Removes all requests. Call it when no CREDIT is pending, because those of dropped ones stay.
+    fn clear(&mut self);
 }
 
 /// 0 is none.
@@ -30,6 +33,9 @@ impl Due for [u32; FIXED] {
             done
         })
     }
+
+    /// The places are free again after the next `each`. Until then the table is searched.
+    fn clear(&mut self) {}
 }
 
 /// Has all of them, so that nothing is searched.
@@ -41,14 +47,16 @@ impl Due for alloc::vec::Vec<u32> {
 
     fn each(&mut self, write: impl FnMut(u32) -> bool) -> bool {
         let Some(full) = self.iter().copied().map(write).position(|wrote| !wrote) else {
-            // An idle connection keeps room for a few.
-            if self.capacity() > FIXED {
-                *self = Self::new();
-            }
-            self.clear();
+            Due::clear(self);
             return true;
         };
         self.drain(..full);
         false
+    }
+
+    /// Keeps room for a few.
+    fn clear(&mut self) {
+        self.truncate(0);
+        self.shrink_to(FIXED);
     }
 }
