@@ -177,14 +177,14 @@ macro_rules! drivers {
             /// The error of a request or ping that was not accepted. If the connection has ended,
             /// sends its last bytes first.
             $($async)* fn rejected(&mut self, error: Error) -> Error<$error> {
-                match (error, falco_core::Error::Closing.end()) {
-                    (Error::Connection(_), _) => loop {
+                match error {
+                    Error::Connection(_) => loop {
                         if let Err(end) = self.drive(None)$($await)* {
                             return end;
                         }
                     },
-                    (Error::Closing, Some(end)) => Error::Connection(end),
-                    (other, _) => other.widen(),
+                    Error::Closing => falco_core::Error::Closing.end().map_or(Error::Closing, Error::Connection),
+                    other => other.widen(),
                 }
             }
 

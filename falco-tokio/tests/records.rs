@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use common::key;
-use falco_tokio::{Client, Request, Server};
+use falco_tokio::{Client, Request, Server, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What went into a stream.
@@ -78,15 +78,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Narrow<S> {
     }
 }
 
+/// Serves one connection, which ends as its client closes it.
+fn serve(stream: impl Stream + 'static) -> tokio::task::JoinHandle<()> {
+    let server = Server::builder(key(1)).unbound().unwrap();
+    tokio::spawn(async move {
+        let handler = |request: Request| async move { Ok(request.into_body()) };
+        server.serve_connection(stream, handler).await.unwrap();
+    })
+}
+
 /// Both directions of one connection, with what each side has written.
 async fn pair(takes: usize, holds: usize) -> (Client, [Count; 2], tokio::task::JoinHandle<()>) {
     let (near, far) = tokio::io::duplex(holds);
     let ((near, ours), (far, theirs)) = (Narrow::new(near, takes, true), Narrow::new(far, takes, true));
-    let server = Server::builder(key(1)).unbound().unwrap();
-    let serving = tokio::spawn(async move {
-        let handler = |request: Request| async move { Ok(request.into_body()) };
-        server.serve_connection(far, handler).await.unwrap();
-    });
+    let serving = serve(far);
     let client = Client::builder(key(1)).over(near).await.unwrap();
     client.request("hello").await.unwrap();
     ours.take();
@@ -150,11 +155,7 @@ async fn a_megabyte_takes_a_megabyte_however_much_the_stream_holds() {
 async fn the_first_request_is_written_with_the_first_ping() {
     let (near, far) = tokio::io::duplex(1 << 16);
     let (near, ours) = Narrow::new(near, usize::MAX, false);
-    let server = Server::builder(key(1)).unbound().unwrap();
-    let serving = tokio::spawn(async move {
-        let handler = |request: Request| async move { Ok(request.into_body()) };
-        server.serve_connection(far, handler).await.unwrap();
-    });
+    let serving = serve(far);
     let client = Client::builder(key(1)).over(near).await.unwrap();
     client.request("hello").await.unwrap();
     let (_, writes) = ours.take();
@@ -169,11 +170,7 @@ async fn the_first_request_is_written_with_the_first_ping() {
 async fn a_side_that_keeps_writing_reads_too() {
     let (near, far) = tokio::io::duplex(64 << 20);
     let (near, _) = Narrow::new(near, 100, false);
-    let server = Server::builder(key(1)).unbound().unwrap();
-    let serving = tokio::spawn(async move {
-        let handler = |request: Request| async move { Ok(request.into_body()) };
-        server.serve_connection(far, handler).await.unwrap();
-    });
+    let serving = serve(far);
     let client = Client::builder(key(1)).over(near).await.unwrap();
     // 40,000 writes of 100 bytes and more.
     let large = tokio::spawn({

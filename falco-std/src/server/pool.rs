@@ -109,6 +109,7 @@ impl Pool {
     /// Removes a source whose connection has ended.
     pub(super) fn withdraw(&self, source: &impl JobSource) {
         let removed = self.lock().remove(source);
+        // Without the lock: the last reference to a source drops the place of its connection.
         drop(removed);
     }
 

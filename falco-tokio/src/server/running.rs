@@ -186,8 +186,11 @@ impl Running {
         let Some(tasks) = &mut self.0 else { return };
         let why = HalfError(why);
         for (_, pipe) in core::mem::take(&mut tasks.opens) {
-            tasks.answered += usize::from(pipe.update(|halves| halves.is_answered()));
-            pipe.update(|halves| halves.fail(why.clone()));
+            let answered = pipe.update(|halves| {
+                halves.fail(why.clone());
+                halves.is_answered()
+            });
+            tasks.answered += usize::from(answered);
         }
     }
 

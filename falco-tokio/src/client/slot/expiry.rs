@@ -2,7 +2,6 @@
 //! answered in time costs no timer.
 
 use falco_core::Fate;
-
 use tokio::time::Instant;
 
 use super::super::call::{Limit, Waiter};
