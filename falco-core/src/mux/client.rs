@@ -200,7 +200,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         // A request that was not sealed completely reaches no handler.
         let mut fate = Fate::NotProcessed;
         match progress {
-            Progress::HeldBack => {}
+            // Those behind it may have waited for it.
+            Progress::HeldBack => self.fill_queue(),
             Progress::Queued => {
                 let unbegun = &mut self.unbegun;
                 self.queue.retain(|request, other| {
