@@ -12,8 +12,9 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use cortex_m::Peripherals;
+#[cfg(feature = "meter")]
+use cortex_m::peripheral::SYST;
 use cortex_m::peripheral::syst::SystClkSource;
-use cortex_m::peripheral::{SCB, SYST};
 use falco_core::crypto::{Aead, AeadError, Crypto};
 use falco_core::{Instant, Key, RustCrypto};
 use tock_registers::interfaces::{Readable, Writeable};
@@ -22,6 +23,13 @@ pub(crate) use registers::stack_used;
 
 /// Ticks of the timer in a millisecond: the processor runs at 12.5 MHz after a reset.
 const TICKS: u32 = 12_500;
+
+/// Where the timer starts to count down: from a millisecond, or for the meter from all its 24 bits.
+const RELOAD: u32 = if cfg!(feature = "meter") {
+    0x00ff_ffff
+} else {
+    TICKS - 1
+};
 
 /// Milliseconds since the start. Only the timer's interrupt writes it.
 static MILLIS: AtomicU32 = AtomicU32::new(0);
@@ -51,9 +59,11 @@ impl Clock {
     pub(crate) fn start() -> Self {
         if let Some(Peripherals { mut SYST, .. }) = Peripherals::take() {
             SYST.set_clock_source(SystClkSource::Core);
-            SYST.set_reload(TICKS - 1);
+            SYST.set_reload(RELOAD);
             SYST.clear_current();
-            SYST.enable_interrupt();
+            if !cfg!(feature = "meter") {
+                SYST.enable_interrupt();
+            }
             SYST.enable_counter();
         }
         Self
@@ -68,18 +78,17 @@ impl Clock {
         cortex_m::asm::wfi();
     }
 
-    /// Ticks of the timer since the start, for counting instructions.
-    #[allow(dead_code, reason = "the meter's")]
+    /// Ticks of the timer, which wrap after [`RELOAD`]. The meter counts with them, and has no
+    /// interrupt: whether the one at zero has come could not be read together with the counter.
+    #[cfg(feature = "meter")]
     pub(crate) fn ticks() -> u32 {
-        // Read again if the millisecond changed in between, or if the counter has restarted and its
-        // interrupt is pending.
-        loop {
-            let millis = MILLIS.load(Ordering::Relaxed);
-            let within = (TICKS - 1).saturating_sub(SYST::get_current());
-            if !SCB::is_pendst_pending() && millis == MILLIS.load(Ordering::Relaxed) {
-                return millis.wrapping_mul(TICKS).wrapping_add(within);
-            }
-        }
+        RELOAD.wrapping_sub(SYST::get_current())
+    }
+
+    /// Ticks since `before`, of which at most [`RELOAD`] can be told: 1.3 s.
+    #[cfg(feature = "meter")]
+    pub(crate) fn ticks_since(before: u32) -> u32 {
+        Self::ticks().wrapping_sub(before) & RELOAD
     }
 }
 

@@ -35,7 +35,7 @@ struct MeteredAead<'t>(<RustCrypto as Crypto>::Aead, &'t Ticks);
 fn count<T>(sum: &Cell<u32>, work: impl FnOnce() -> T) -> T {
     let before = Clock::ticks();
     let done = work();
-    sum.set(sum.get().wrapping_add(Clock::ticks().wrapping_sub(before)));
+    sum.set(sum.get().wrapping_add(Clock::ticks_since(before)));
     done
 }
 
