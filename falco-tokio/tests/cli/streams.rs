@@ -68,7 +68,7 @@ fn a_command_that_goes_on_is_read_as_it_writes_and_ends_with_its_client() {
 #[test]
 fn a_command_that_fails_or_is_silent_never_looks_complete() {
     let server = Served::start(&[
-        "--exec-timeout",
+        "--idle-timeout",
         "500ms",
         "--exec",
         "sh",
@@ -84,7 +84,24 @@ fn a_command_that_fails_or_is_silent_never_looks_complete() {
     let ended = send("sleep 30");
     assert!(ended.failed_with(1).contains("the handler failed"), "{ended:?}");
     until("the command is killed", || children(server.id()) == 0);
-    assert!(server.stop().err.contains("--exec-timeout"));
+    assert!(server.stop().err.contains("--idle-timeout"));
+}
+
+/// As does `tail -f` of a file to which nothing is written.
+#[test]
+fn a_command_of_a_stream_may_be_silent_for_longer_than_another_may_run() {
+    let server = Served::start(&[
+        "--exec-timeout",
+        "300ms",
+        "--exec",
+        "sh",
+        "-c",
+        "echo begun; sleep 1.5; echo end",
+    ]);
+    let streamed = run(keyed(&["send", &server.address, "--stream", "x"]));
+    assert_eq!(streamed.good(), "begun\nend\n");
+    assert!(server.send("x").failed_with(1).contains("the handler failed"));
+    server.stop();
 }
 
 #[test]

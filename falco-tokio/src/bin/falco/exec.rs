@@ -40,8 +40,10 @@ pub(crate) struct Limits {
     pub(crate) answer: u32,
     /// How many commands run at once.
     pub(crate) commands: u16,
-    /// How long a command runs.
+    /// How long the command of a whole request runs.
     pub(crate) time: Duration,
+    /// How long the command of an open request may neither be read from nor written to.
+    pub(crate) silence: Option<Duration>,
 }
 
 /// Fails if a program cannot be run, as far as that is known without running it.
@@ -105,7 +107,8 @@ impl Exec {
         })
     }
 
-    /// A place, for which a request waits at most until a command that began before it was killed.
+    /// A place, for which a request waits at most until the command of a whole request that began
+    /// before it was killed.
     async fn in_time<T>(&self, place: impl Future<Output = Result<T, RecvError>>) -> Result<T, HandlerError> {
         if let Ok(place) = timeout(self.limits.time.saturating_add(GRACE), place).await {
             return Ok(place?);

@@ -100,8 +100,8 @@ pub(crate) struct Args {
     /// run at most eight times as many as they leave to others
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     max_commands: u16,
-    /// How long a command of --exec may run. It is then killed with its process group, and its
-    /// request fails
+    /// How long a command of --exec may run for a message that is not streamed. It is then killed
+    /// with its process group, and its request fails
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
     exec_timeout: Duration,
     /// Serves metrics for Prometheus at this address, at the path /metrics. Everyone
@@ -123,9 +123,9 @@ pub(crate) struct Args {
     /// read
     #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = values::window)]
     window: u32,
-    /// How long a connection of --forward may carry nothing in either direction. It is then cut
-    /// off. No limit by default
-    #[arg(long, value_name = "TIME", value_parser = values::some_time, requires = "forward")]
+    /// How long a connection of --forward, or a stream of --exec, may carry nothing in either
+    /// direction. It is then cut off. No limit by default
+    #[arg(long, value_name = "TIME", value_parser = values::some_time)]
     idle_timeout: Option<Duration>,
     /// How many threads serve connections. The default is one for each core, and a single one with
     /// --forward: more of them take more time of the processors for each byte
@@ -157,8 +157,8 @@ pub(crate) struct Args {
     /// and the label of its key. What is not known is empty.
     ///
     /// A message that is longer than --max-message, or is sent with `falco send --stream`, is read
-    /// by the command as it arrives, and what the command writes is sent as it comes. Then
-    /// --exec-timeout is how long nothing may be read or written.
+    /// by the command as it arrives, and what the command writes is sent as it comes. Such a
+    /// command runs as long as its client wants it, within --idle-timeout.
     ///
     /// What commands write to standard error is copied to the server's standard error, up to 64 KiB
     /// per second in total. Lines beyond that are dropped, and their number is reported.
@@ -204,6 +204,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             "--exec and --forward exclude each other: start a server for each",
         ));
     }
+    if args.idle_timeout.is_some() && args.exec.is_empty() && args.forward.is_empty() {
+        return Err(Failure::usage("--idle-timeout needs --exec or --forward"));
+    }
     if let Some(program) = args.exec.first() {
         key::check_not_in_environment()?;
         exec::check(program)?;
@@ -233,6 +236,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         answer: args.max_message,
         commands: args.max_commands,
         time: args.exec_timeout,
+        silence: args.idle_timeout,
     };
     let exec = Exec::new(&args.exec, limits)
         .map_err(|error| Failure::new(Code::Failed, format_args!("cannot prepare --exec: {error}")))?

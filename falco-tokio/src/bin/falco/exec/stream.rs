@@ -1,6 +1,7 @@
 //! A command as the handler of an open request: its standard input is the body of the request, its
 //! standard output that of the answer, both as they come.
 
+use core::future::pending;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::io;
@@ -33,15 +34,13 @@ impl Exec {
         let mut to = Some(to);
         let mut running = running;
         let activity = Activity::new();
-        let limit = self.limits.time;
         tokio::select! {
-            ended = talk(&mut running, (&mut to, body), (from, answer), &activity) => ended?,
-            () = activity.silent_for(limit) => {
+            ended = talk(&mut running, (&mut to, body), (from, answer), &activity) => ended,
+            limit = activity.silent_for(self.limits.silence) => {
                 let program = self.program.display();
-                return Err(format!("{program}: killed: nothing read or written for {limit:?} (--exec-timeout)").into());
+                Err(format!("{program}: killed: nothing read or written for {limit:?} (--idle-timeout)").into())
             }
         }
-        Ok(())
     }
 }
 
@@ -161,14 +160,18 @@ impl Activity {
         }
     }
 
-    /// Waits until nothing has been read or written for this long.
-    async fn silent_for(&self, limit: Duration) {
+    /// Waits until nothing has been read or written for this long, and returns the limit. Without
+    /// one it waits forever.
+    async fn silent_for(&self, limit: Option<Duration>) -> Duration {
+        let Some(limit) = limit else {
+            return pending().await;
+        };
         loop {
             let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
             let silent = self.began.elapsed().saturating_sub(last);
             match limit.checked_sub(silent).filter(|left| !left.is_zero()) {
                 Some(left) => sleep(left).await,
-                None => return,
+                None => return limit,
             }
         }
     }
