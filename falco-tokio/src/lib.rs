@@ -101,8 +101,8 @@
 //! The metrics of a key exist from the time when the server serves with it, before its first use.
 //! The metrics of a retired key stay. Its gauge is 0 once its connections have ended.
 //!
-//! The `server` of requests names all servers of their client, separated by commas, and otherwise
-//! one of them.
+//! The label `server` names one server. In the metrics of requests it names all servers of the
+//! client, separated by commas.
 //!
 //! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
 //! `answered`, `not_processed` or `maybe_processed`. An `end`, and the `cause` of a refused
@@ -115,9 +115,9 @@
 
 mod client;
 mod clock;
+mod coalescing;
 mod entropy;
 mod error;
-mod gather;
 mod line;
 mod metrics;
 mod pool;

@@ -25,8 +25,8 @@ use super::callers::Answers;
 use super::connection::{Connection, Event};
 use super::env::Env;
 use super::shared::{Orders, Shared};
+use crate::coalescing::Coalescing;
 use crate::error::Error;
-use crate::gather::Gather;
 use crate::timer::{Timer, reschedule};
 
 /// Room for this many requests is kept while nothing is outstanding.
@@ -42,7 +42,7 @@ pub(super) struct Slot {
     orders: Orders,
     /// Whether the last poll left orders in the queue for the next poll.
     deferred: bool,
-    gather: Gather,
+    coalescing: Coalescing,
     current: Current,
     /// Connections that accept no new requests: with requests in flight, or ended and not closed
     /// yet.
@@ -87,7 +87,7 @@ impl Slot {
             round: Round::new(home),
             orders: Orders::default(),
             deferred: false,
-            gather: Gather::default(),
+            coalescing: Coalescing::default(),
             current: Current::None,
             old: Vec::new(),
             waiting: BTreeMap::new(),
@@ -129,8 +129,9 @@ impl Slot {
     }
 
     /// Hands the waiting requests and pings to the connection, if it is established. Returns
-    /// whether callers of `connect` have heard of it and nothing else is to be sent: the first
-    /// request of such a caller goes out with the first PING, in one write.
+    /// whether to wait for one poll before the first PING is sent: if a caller of `connect` has
+    /// been notified and there is nothing else to send, the request of that caller goes out with
+    /// the PING in one write.
     fn hand_over(&mut self) -> bool {
         let Current::Connection(connection) = &mut self.current else {
             return false;

@@ -24,8 +24,8 @@ use super::holder::Holder;
 use super::place::Place;
 use super::running::{Frame, Running};
 use super::streams::Handlers;
+use crate::coalescing::Coalescing;
 use crate::error::{Error, copy};
-use crate::gather::Gather;
 use crate::line::{Line, sealed};
 use crate::metrics;
 use crate::socket::Socket;
@@ -42,7 +42,8 @@ pub(super) struct Connection<H: Handler> {
     mux: ServerMux<Arc<ServerKeys>, Bytes, SharedBudget>,
     control: Arc<Control>,
     running: Running,
-    /// For the next handler, if there was one since the connection was idle.
+    /// Memory for the future of the next handler. `None` if no handler has run since the connection
+    /// was idle.
     frame: Option<Frame<H::Future>>,
     timer: Timer,
     stage: Stage,
@@ -58,7 +59,7 @@ pub(super) struct Connection<H: Handler> {
     closing: bool,
     /// The connection has ended, and was not cut off.
     ended: bool,
-    gather: Gather,
+    coalescing: Coalescing,
     /// How many unread bytes are needed in all, if nothing is left to process or to write. 0 means
     /// that something may be. A turn then begins with a read.
     settled: u32,
@@ -116,7 +117,7 @@ impl<H: Handler> Connection<H> {
             eof: false,
             closing: false,
             ended: false,
-            gather: Gather::default(),
+            coalescing: Coalescing::default(),
             settled: 0,
             span: (!span.is_none()).then(|| Box::new(span)),
         }
@@ -132,11 +133,11 @@ impl<H: Handler> Connection<H> {
     /// The signals of handlers and the server. `None` if they are taken with the next poll instead:
     /// while the handlers of several streams have work, others may be about to have some.
     fn signals(&mut self, cx: &Context<'_>) -> Option<Signals> {
-        let defer = self.gather.waits() && self.mux.unanswered() <= MAX_DEFERRING;
+        let defer = self.coalescing.defers() && self.mux.unanswered() <= MAX_DEFERRING;
         let signals = self.control.take(cx, defer);
         match &signals {
-            Some(signals) => self.gather.took(signals.streams.len()),
-            None => self.gather.defer(),
+            Some(signals) => self.coalescing.note_taken(signals.streams.len()),
+            None => self.coalescing.note_deferred(),
         }
         signals
     }

@@ -17,9 +17,9 @@ const MAX_DEFERRING: usize = 1024;
 
 impl Slot {
     /// Takes the orders of callers. Requests go straight to the connection if it can send them at
-    /// once. Returns `false` if they are taken with the next poll instead: while requests are
-    /// outstanding, or several streams have work, other callers may be about to submit more, and
-    /// they are sent together.
+    /// once. Returns `false` if the orders stay in the queue until the next poll: while requests
+    /// are outstanding, or several streams have work, other callers may be about to submit more,
+    /// and all of it is then sent together.
     pub(super) fn take_orders(&mut self, cx: &mut Context<'_>) -> bool {
         let in_flight = match &self.current {
             Current::Connection(connection) => connection.in_flight(),
@@ -28,13 +28,13 @@ impl Slot {
         let may_defer = !self.deferred && in_flight <= MAX_DEFERRING;
         let defer = Defer {
             requests: may_defer && in_flight > 0,
-            streams: may_defer && self.gather.waits(),
+            streams: may_defer && self.coalescing.defers(),
         };
         self.deferred = !self.shared.take(cx, &mut self.orders, defer);
         if self.deferred {
             return false;
         }
-        self.gather.took(self.orders.streams());
+        self.coalescing.note_taken(self.orders.streams());
         if !self.orders.requests.is_empty() {
             // If something has changed, the requests wait until that is processed.
             let changed = self.read_quiet(cx);
