@@ -86,7 +86,7 @@ impl Line<Socket> {
             if matches!(self.stream.read_now(&mut dropped), Ok(1..)) {
                 continue;
             }
-            // Only a socket of the system can be read past the runtime.
+            // A stream that is not a socket can only be read with the runtime.
             let mut dropped = ReadBuf::new(&mut dropped);
             let read = Pin::new(&mut self.stream).poll_read(cx, &mut dropped);
             if !matches!(read, Poll::Ready(Ok(()))) || dropped.filled().is_empty() {
@@ -95,11 +95,12 @@ impl Line<Socket> {
         }
     }
 
-    /// Whether something has arrived that this side has not read: bytes, or of a socket also an end
-    /// or an error. A stream of another kind is read to find out, and then has unread bytes here.
+    /// Whether something has arrived that this side has not read. Of a socket that is bytes, the
+    /// end of the stream or an error. Of another stream it is bytes: to find out, this reads them
+    /// into the buffer.
     pub(crate) fn has_arrived(&mut self, cx: &mut Context<'_>) -> bool {
         if self.stream.is_of_the_system() {
-            return self.stream.lies_unread();
+            return self.stream.is_readable();
         }
         let total = self.inbox.len() + 1;
         matches!(self.poll_read(cx, total), Poll::Ready(Ok(1..)))
@@ -248,8 +249,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             }
             self.sent = 0;
             self.sealed = 0;
-            // A buffer that was shrunk to a remainder is too small to seal into. One that has grown
-            // for a long message is not kept for the next, which may be short.
+            // A buffer that `shrink` has cut to the unwritten bytes is too small to seal into. One
+            // that has grown for a long message is not kept, because the next may be short.
             if self.out.len() != POOLED {
                 self.out = pool::take().into_boxed_slice();
             }

@@ -302,10 +302,11 @@ impl Server {
 
 impl Server {
     /// Serves one connection over any stream as [`serve_connection`](Self::serve_connection) does,
-    /// on behalf of a client at `peer`: that is the [peer](Request::peer) of its requests, and the
-    /// connection counts towards all limits as one that the server has accepted. A half-open
-    /// connection may be dropped for it, or it for others. It waits for its place; if all
-    /// connections are established, or 4096 streams wait, it is closed at once.
+    /// on behalf of a client at `peer`. That is the [peer](Request::peer) of its requests, and the
+    /// connection counts towards all limits like one that the server has accepted. While it is
+    /// half-open, it may be dropped to make room for another, and another may be dropped to make
+    /// room for it. It waits for a place. If all connections are established, or 4096 streams
+    /// already wait, it is closed at once.
     ///
     /// # Errors
     /// Those of the stream. [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if the server
@@ -321,7 +322,7 @@ impl Server {
         H: Handler,
     {
         let handlers = Handlers::new(&self.service, handler);
-        match accept::counted_guest(stream, peer, &handlers).await? {
+        match accept::counted(stream, peer, &handlers).await? {
             Some(connection) => connection.await,
             None => Err(io::ErrorKind::ConnectionRefused.into()),
         }
@@ -338,7 +339,7 @@ impl Drop for CutOnDrop<'_> {
 }
 
 impl Service {
-    /// Makes the metrics of all keys, under the labels that they have now.
+    /// Creates the metrics of all keys, under their present labels.
     fn note_holders(&self) {
         for (id, label) in self.keys.labels() {
             self.holders.find(Some(id), label);

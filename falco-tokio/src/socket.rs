@@ -73,7 +73,7 @@ impl Socket {
 
     /// Whether the socket has bytes, an end or an error to read, of which the runtime may not have
     /// been notified. For a stream of another kind this returns `false`; read from it instead.
-    pub(crate) fn lies_unread(&self) -> bool {
+    pub(crate) fn is_readable(&self) -> bool {
         let mut place = [core::mem::MaybeUninit::uninit()];
         let peeked = match self {
             Self::Tcp(stream) => SockRef::from(stream).peek(&mut place),

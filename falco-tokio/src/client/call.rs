@@ -21,9 +21,10 @@ pub(super) const HANDSHAKE: &str = "handshake";
 /// The time limit of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
-    /// What the caller has set.
+    /// The duration that the caller has set.
     pub(super) all: Duration,
-    /// When it passes. Without one it counts from when the task takes the request.
+    /// When the limit passes. `None` until it starts, which is at the latest when the task takes
+    /// the request; and if the time would overflow.
     at: Option<Instant>,
 }
 
@@ -32,7 +33,7 @@ impl Limit {
         Self { all, at: None }
     }
 
-    /// It counts from `now`. An overflowing limit means no limit.
+    /// Starts the limit at `now`, unless it has started. An overflowing limit means no limit.
     pub(super) fn start(&mut self, now: Instant) {
         self.at = self.at.or_else(|| now.checked_add(self.all));
     }
@@ -47,7 +48,7 @@ enum To {
 /// The halves of an open request. If this is dropped before the request has ended, they fail.
 struct Stream {
     pipe: Arc<Pipe>,
-    /// Of the client.
+    /// The environment of the client.
     env: Arc<Env>,
 }
 

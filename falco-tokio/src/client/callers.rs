@@ -1,5 +1,5 @@
-//! The callers that wait for the answers to their requests. Each has a place, which is used again
-//! for another caller afterwards, so that a request needs no memory of its own for its answer.
+//! The callers that wait for the answers to their requests. Each has a place, which another caller
+//! uses afterwards, so that a request allocates nothing for its answer.
 
 use core::task::Waker;
 
@@ -10,11 +10,13 @@ use crate::error::Error;
 /// What a caller receives.
 pub(super) type Answer = Result<Bytes, Error>;
 
-/// A caller of one request, whether or not it still waits.
+/// Identifies the caller of one request, whether or not it still waits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallerId {
-    /// Of the request. No other caller has the same.
+    /// The ticket of the request, which distinguishes this caller from later ones at the same
+    /// place.
     ticket: u64,
+    /// The index of the place.
     at: usize,
 }
 
@@ -25,7 +27,7 @@ impl CallerId {
 }
 
 enum Place {
-    /// The next free place. There is none at the end of the list.
+    /// Free, with the index of the next free place, or the length of the list if there is none.
     Free(usize),
     Waiting(u64, Waker),
     /// The caller has not taken its answer yet.
@@ -35,7 +37,7 @@ enum Place {
 #[derive(Default)]
 pub(super) struct Callers {
     places: Vec<Place>,
-    /// The first free place, or the end of the list.
+    /// The index of the first free place, or the length of the list if there is none.
     free: usize,
     count: usize,
 }
@@ -69,8 +71,8 @@ impl Callers {
         (*ticket == caller.ticket).then_some(place)
     }
 
-    /// Leaves an answer for a caller, and returns what to wake. Without effect for a caller that
-    /// has given up.
+    /// Stores the answer for a caller, and returns the waker to wake. Does nothing for a caller
+    /// that has given up.
     pub(super) fn answer(&mut self, caller: CallerId, answer: Answer) -> Option<Waker> {
         let place = self.find(caller)?;
         match core::mem::replace(place, Place::Answered(caller.ticket, answer)) {
@@ -114,7 +116,7 @@ impl Callers {
         Some(removed)
     }
 
-    /// Leaves an error for all callers that wait, and returns what to wake.
+    /// Stores an error for all callers that wait, and returns the wakers to wake.
     pub(super) fn fail_all(&mut self, error: impl Fn() -> Error) -> Vec<Waker> {
         let fail = |place: &mut Place| {
             let Place::Waiting(ticket, _) = *place else { return None };
@@ -126,7 +128,7 @@ impl Callers {
         self.places.iter_mut().filter_map(fail).collect()
     }
 
-    /// Releases memory that was needed for more callers than `few`, if there are none.
+    /// Frees the memory if there are no callers and it has room for more than `few`.
     pub(super) fn shrink(&mut self, few: usize) {
         if self.count == 0 && self.places.capacity() > few {
             self.places = Vec::new();
@@ -155,7 +157,8 @@ impl Answers {
         self.0.push(Delivery::Answer(caller, answer));
     }
 
-    /// Hands the answers over. Call [`wake`](Self::wake) after it, without the lock of `callers`.
+    /// Stores the answers for their callers. Then release the lock of `callers` and call
+    /// [`wake`](Self::wake).
     pub(super) fn deliver(&mut self, callers: &mut Callers) {
         for delivery in &mut self.0 {
             if let Delivery::Answer(caller, answer) = core::mem::replace(delivery, Delivery::Nothing)
@@ -175,7 +178,7 @@ impl Answers {
         }
     }
 
-    /// Releases memory that was needed for more answers than `few`.
+    /// Frees the memory if there are no answers and it has room for more than `few`.
     pub(super) fn shrink(&mut self, few: usize) {
         if self.0.is_empty() && self.0.capacity() > few {
             self.0 = Vec::new();

@@ -53,7 +53,7 @@ pub(super) enum Order {
 }
 
 impl Orders {
-    /// How many of them are of streams.
+    /// How many of the orders are about streams.
     pub(super) fn streams(&self) -> usize {
         self.others.iter().filter(|order| order.is_of_stream()).count()
     }
@@ -65,7 +65,8 @@ impl Order {
     }
 }
 
-/// Which orders are to wait, so that they are taken together with others.
+/// Which orders stay in the queue until the next poll, so that they are taken together with others.
+/// If there is one of that kind, all orders stay.
 #[derive(Clone, Copy)]
 pub(super) struct Defer {
     pub(super) requests: bool,

@@ -18,13 +18,13 @@ pub(super) struct Counters {
     pub(super) time: Histogram,
 }
 
-/// What is counted of each server.
+/// The counters for one server.
 #[derive(Debug)]
 pub(super) struct ServerCounters {
     pub(super) attempts: Counter,
     pub(super) connected: Counter,
     pub(super) connections: Gauge,
-    /// As metrics name it.
+    /// The name of the server in metrics.
     name: String,
 }
 
@@ -51,7 +51,8 @@ pub struct ClientStats {
 }
 
 impl Counters {
-    /// Of a client of these servers, whose requests metrics name by all of them.
+    /// Creates the counters of a client of these servers. The label `server` of the metrics of
+    /// requests names all of them.
     pub(super) fn new(servers: &Servers) -> Self {
         let all = servers.to_string();
         let labels = [("server", all.as_str())];
@@ -63,7 +64,7 @@ impl Counters {
             servers: servers.names().map(ServerCounters::new).collect(),
             requests: counter("falco_client_requests_total", "Requests of callers"),
             answers: Counter::with_metric(ended, what, &[labels[0], ("outcome", "answered")]),
-            // By fate in other metrics.
+            // Metrics count failed requests by their fate.
             errors: Counter::default(),
             not_processed: failed("not_processed"),
             maybe_processed: failed("maybe_processed"),

@@ -167,12 +167,12 @@ async fn enter<H: Handler>(socket: Socket, peer: Option<SocketAddr>, handlers: &
     }
 }
 
-/// A connection on a stream that was not accepted here. Its type does not name the future of the
-/// handler: the compiler could not show that a future with that type in it is `Send`.
-pub(super) type Guest = Pin<Box<dyn Future<Output = io::Result<ConnectionError>> + Send>>;
+/// A connection on a stream that the user passed in. Boxed, because the compiler could not show
+/// that a future that names the type of the handler's future is `Send`.
+pub(super) type PassedIn = Pin<Box<dyn Future<Output = io::Result<ConnectionError>> + Send>>;
 
-/// A connection on a stream that was not accepted here.
-pub(super) fn guest<H: Handler>(stream: impl Stream + 'static, handlers: &Arc<Handlers<H>>) -> io::Result<Guest> {
+/// A connection that counts towards no limit, on a stream that the user passed in.
+pub(super) fn guest<H: Handler>(stream: impl Stream + 'static, handlers: &Arc<Handlers<H>>) -> io::Result<PassedIn> {
     let service = &handlers.service;
     let machine = machine(service, handlers.take_streams())?;
     let control = Arc::new(Control::new(None));
@@ -182,14 +182,14 @@ pub(super) fn guest<H: Handler>(stream: impl Stream + 'static, handlers: &Arc<Ha
     Ok(Box::pin(connection(socket, machine, control, place, handlers)))
 }
 
-/// A connection on a stream that was not accepted here, which counts as if it had been. Streams
+/// A connection that counts towards all limits, on a stream that the user passed in. Such streams
 /// wait for a place one after the other, as in a listener's backlog. `None` if there is no place
 /// for it, too many others wait, or the server is stopping.
-pub(super) async fn counted_guest<H: Handler>(
+pub(super) async fn counted<H: Handler>(
     stream: impl Stream + 'static,
     peer: SocketAddr,
     handlers: &Arc<Handlers<H>>,
-) -> io::Result<Option<Guest>> {
+) -> io::Result<Option<PassedIn>> {
     let service = &handlers.service;
     service.counters.accepted.add(1);
     let Some(_turn) = service.registry.turn().await else {
@@ -197,7 +197,7 @@ pub(super) async fn counted_guest<H: Handler>(
         return Ok(None);
     };
     let connection = admit(Socket::Other(Box::new(stream)), Some(peer), handlers).await?;
-    Ok(connection.map(|connection| -> Guest { Box::pin(connection) }))
+    Ok(connection.map(|connection| -> PassedIn { Box::pin(connection) }))
 }
 
 /// Waits for a place for a connection. `None` if there is none, or the server is stopping.
@@ -209,7 +209,8 @@ async fn admit<H: Handler>(
     let service = &handlers.service;
     let source = peer.map_or(Source::NONE, |peer| Source::of(peer.ip(), service.source_prefix));
     loop {
-        // Room is made only now, when it is certain that a connection needs a place.
+        // Others are dropped for this connection only now, when it is certain that it needs a
+        // place.
         tokio::select! {
             biased;
             () = service.registry.stopping() => return Ok(None),
@@ -243,7 +244,8 @@ fn reject(service: &Service, peer: Option<SocketAddr>) {
     }
 }
 
-/// A connection, which announces that it takes open requests only if there is a handler for them.
+/// The state machine of a new connection. It announces that it takes open requests only if there is
+/// a handler for them.
 fn machine(service: &Service, streams: bool) -> io::Result<ServerConnection<Arc<ServerKeys>>> {
     let (mut entropy, now) = (service.entropy.clone(), service.clock.now());
     let settings = if streams {

@@ -67,10 +67,10 @@ struct Busy {
     streams: Vec<RequestId>,
     /// Requests that were cancelled and whose handlers still run.
     cancelled: HashSet<RequestId>,
-    /// Notified when a request is cancelled or the connection ends. A request is here while
-    /// something waits for that, so that cancelling it wakes no other handler.
+    /// Notified when a request is cancelled or the connection ends: one entry for each request
+    /// whose handler waits for that, so that cancelling a request wakes no other handler.
     waiting: HashMap<RequestId, Arc<Notify>>,
-    /// Notified when the connection drains or ends. Created when something waits for that.
+    /// Notified when the connection drains or ends. Created when the first handler waits for that.
     closing: Option<Arc<Notify>>,
 }
 
@@ -116,8 +116,9 @@ impl Control {
         }
     }
 
-    /// Takes the signals. The task of `cx` is woken when there are more. With `defer`, signals of
-    /// streams stay, and all others: then it returns `None`, and the caller has to take them later.
+    /// Takes the signals. The task of `cx` is woken when there are more. With `defer`, if a stream
+    /// has a signal, all signals stay and this returns `None`: the caller then has to take them
+    /// later.
     pub(crate) fn take(&self, cx: &Context<'_>, defer: bool) -> Option<Signals> {
         let mut state = self.lock();
         if defer && state.busy.as_ref().is_some_and(|busy| !busy.streams.is_empty()) {

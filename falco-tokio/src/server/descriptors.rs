@@ -3,12 +3,12 @@
 use falco_core::mux::AdmissionLimits;
 use tracing::warn;
 
-/// Connections whose PROXY header has not been read get at most one in this many descriptors.
+/// At most one in this many descriptors goes to a connection whose PROXY header was not read yet.
 const HEADERS_PART: usize = 4;
 
-/// The limits on connections, lowered so that the process has enough descriptors. Also returns how
-/// many of the wanted `headers` there may be: connections that do not count yet, because their
-/// PROXY header has not been read.
+/// Lowers the limits on connections so that the process has enough descriptors. `headers` is how
+/// many connections may wait for their PROXY header at once, in addition to these limits. Returns
+/// both numbers, lowered.
 pub(super) fn divide(wanted: AdmissionLimits, headers: usize, raise: bool) -> (AdmissionLimits, usize) {
     let Some(available) = available(wanted.max_connections.saturating_add(headers), raise) else {
         return (wanted, headers);

@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 
 /// The longest header that is read, with its extensions. Proxies send far less.
 const LONGEST: usize = 2048;
-/// How often a header that has arrived in part is looked at. Proxies send it in one piece.
-const AGAIN: Duration = Duration::from_millis(2);
+/// How long to wait for the rest of a header before the next look at the socket. Proxies send the
+/// header in one piece.
+const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The networks of trusted proxies.
 #[derive(Debug, Default)]
@@ -42,13 +43,13 @@ impl Proxies {
     }
 }
 
-/// Reads the header of a connection, and returns the address of the client. Without one, as when
-/// the proxy checks the health of the server, it is that of the proxy.
+/// Reads the header of a connection, and returns the address of the client. If the header has no
+/// address, as in a health check of the proxy, it is that of the proxy.
 ///
 /// # Errors
-/// [`InvalidData`](io::ErrorKind::InvalidData) if other bytes arrive than a header;
-/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection ends before any, as when the
-/// proxy checks whether the port is open.
+/// [`InvalidData`](io::ErrorKind::InvalidData) if the first bytes are not a header;
+/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection ends without a byte, as when
+/// the proxy checks whether the port is open.
 pub(super) async fn client_of(stream: &mut TcpStream, proxy: SocketAddr) -> io::Result<SocketAddr> {
     let config = ParseConfig {
         include_tlvs: false,
@@ -69,7 +70,7 @@ pub(super) async fn client_of(stream: &mut TcpStream, proxy: SocketAddr) -> io::
                 return Ok(client);
             }
             Err(proxy_header::Error::BufferTooShort) if count < LONGEST => {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
             Err(_) => return Err(io::ErrorKind::InvalidData.into()),
         }

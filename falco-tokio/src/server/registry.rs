@@ -14,8 +14,8 @@ use super::control::Control;
 use super::place::Place;
 use crate::clock::Clock;
 
-/// How many streams that the accept loop has not accepted may wait for a place: as many as
-/// connections in the listener's backlog.
+/// How many streams of `serve_connection_from` may wait for a place: as many as connections in the
+/// listener's backlog.
 const MAX_WAITING: usize = 4096;
 
 #[derive(Debug)]
@@ -40,9 +40,10 @@ pub(crate) struct Registry {
     /// handshake. While the accept loop waits, also notified when a half-open connection may be
     /// dropped.
     changed: Notify,
-    /// The turn of the streams that wait for a place and that the accept loop has not accepted.
+    /// Streams of `serve_connection_from` wait for a place one after the other. The first of them
+    /// has this permit.
     turn: Semaphore,
-    /// How many more of them may wait, or have their turn.
+    /// How many more of these streams may wait.
     waiting: Semaphore,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct Registry {
 pub(crate) enum Admitted {
     /// The connection is accepted.
     As { number: u64 },
-    /// Another one has taken its place: it has to wait for [`room`](Registry::room) again.
+    /// Another connection has taken the place. Wait for [`room`](Registry::room) again.
     Wait,
     /// It is not accepted: the limit on connections, or that of its source, is reached.
     Full,
@@ -82,8 +83,8 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the turn of a stream that the accept loop has not accepted. `None` if
-    /// [`MAX_WAITING`] of them are here.
+    /// Waits until a stream of `serve_connection_from` is the first one that waits for a place.
+    /// `None` if [`MAX_WAITING`] of them wait.
     pub(crate) async fn turn(&self) -> Option<(SemaphorePermit<'_>, SemaphorePermit<'_>)> {
         let waiting = self.waiting.try_acquire().ok()?;
         Some((self.turn.acquire().await.ok()?, waiting))
