@@ -3,7 +3,7 @@
 /// Descriptors besides the `connections` of [`raise`]: listeners, connections to servers, files,
 /// the runtime.
 #[cfg(unix)]
-const BESIDES: u64 = 192;
+const RESERVED: u64 = 192;
 
 /// Raises the soft limit, which is often 1024, as far as `connections` need and the hard limit
 /// allows. Returns how many connections there may be.
@@ -12,7 +12,7 @@ pub(crate) fn raise(connections: u64) -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let needed = connections.saturating_add(BESIDES);
+    let needed = connections.saturating_add(RESERVED);
     let raised = maximum.map_or(needed, |hard| hard.min(needed));
     if current.is_none_or(|soft| soft >= needed) {
         return connections;
@@ -33,7 +33,7 @@ pub(crate) fn raise(connections: u64) -> u64 {
                 limit,
                 "too few files may be open for so many connections: raise the limit (ulimit -n)"
             );
-            limit.saturating_sub(BESIDES)
+            limit.saturating_sub(RESERVED)
         }
     }
 }

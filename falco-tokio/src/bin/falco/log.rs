@@ -65,7 +65,7 @@ static THREAD: OnceLock<bool> = OnceLock::new();
 
 /// The target of events that are messages for the user, or lines of commands. It is no prefix of
 /// another target, because a prefix selects all of them.
-const TOLD: &str = "tool";
+const TOOL: &str = "tool";
 
 /// The form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,7 +79,7 @@ pub(crate) enum Format {
 /// Writes a message for the user to standard error.
 pub(crate) fn tell(message: &impl fmt::Display) {
     if is_json() {
-        tracing::info!(target: TOLD, "{message}");
+        tracing::info!(target: TOOL, "{message}");
     } else {
         say(Level::INFO, message);
     }
@@ -88,7 +88,7 @@ pub(crate) fn tell(message: &impl fmt::Display) {
 /// Writes a message on which somebody may have to act to standard error.
 pub(crate) fn warn(message: &impl fmt::Display) {
     if is_json() {
-        tracing::warn!(target: TOLD, "{message}");
+        tracing::warn!(target: TOOL, "{message}");
     } else {
         say(Level::WARN, message);
     }
@@ -97,7 +97,7 @@ pub(crate) fn warn(message: &impl fmt::Display) {
 /// Writes to standard error why the process fails.
 pub(crate) fn error(message: &impl fmt::Display) {
     if is_json() {
-        tracing::error!(target: TOLD, "{message}");
+        tracing::error!(target: TOOL, "{message}");
     } else {
         say(Level::ERROR, message);
     }
@@ -113,7 +113,7 @@ pub(crate) fn copy(text: &[u8]) {
         return write(text);
     }
     for line in String::from_utf8_lossy(text).lines() {
-        tracing::info!(target: TOLD, source = "command", "{line}");
+        tracing::info!(target: TOOL, source = "command", "{line}");
     }
 }
 

@@ -25,10 +25,10 @@ struct Shared {
 struct State {
     left: usize,
     shares: KeyShares,
-    /// The waiters, by key and in the order in which they began to wait. None of them may have one
-    /// of the places that are left.
+    /// The waiters, by key and in the order in which they began to wait. If places are left, they
+    /// are for keys that have no waiter.
     waiting: BTreeMap<Option<KeyId>, BTreeMap<u64, Sender<Place>>>,
-    /// How many have waited.
+    /// How many waiters there have been. This is the number of the last one.
     waited: u64,
 }
 
@@ -47,8 +47,8 @@ impl Places {
         }))
     }
 
-    /// The server has several keys: from now on clients with one of them take at most eight times
-    /// as many places as they leave, or the last one if they have none.
+    /// The server has several keys: from now on the clients of one key take at most eight times as
+    /// many places as they leave. If they have none, they may take the last one.
     pub(crate) fn share_by_key(&self) {
         self.lock().shares.divide();
     }
@@ -58,8 +58,8 @@ impl Places {
         self.lock().take(key).then(|| self.place(key))
     }
 
-    /// Waits for a place for a client with this key. Those with one key get places in the order in
-    /// which they ask. It never fails.
+    /// Waits for a place for a client with this key. Waiters of one key get places in the order of
+    /// their calls. It never fails.
     pub(crate) async fn take(&self, key: Option<KeyId>) -> Result<Place, RecvError> {
         let mut waiting = {
             let mut state = self.lock();
@@ -83,7 +83,7 @@ impl Places {
     /// Waits until all places are free.
     pub(crate) async fn idle(&self) {
         loop {
-            // Made before the look, so that no notification is missed.
+            // Created before the check, so that no notification is missed.
             let idle = self.0.idle.notified();
             if self.lock().left == self.0.all {
                 return;
@@ -116,8 +116,8 @@ impl State {
         left.is_some()
     }
 
-    /// Takes what places there are for those who wait: for the one who came first, among the first
-    /// of each key that may have another.
+    /// Takes free places for waiters: each for the one that has waited longest among those whose
+    /// key may have another place.
     fn take_for_waiting(&mut self) -> Vec<(Option<KeyId>, Sender<Place>)> {
         let mut found = Vec::new();
         while let Some(left) = self.left.checked_sub(1) {
@@ -145,7 +145,7 @@ impl State {
     }
 }
 
-/// One who waits. If it stops, nothing of it stays.
+/// A waiter. Dropping it removes it from the queue.
 struct Waiting<'p> {
     places: &'p Places,
     key: Option<KeyId>,
@@ -245,11 +245,11 @@ mod tests {
             pin!(places.take(Some(key(1)))),
         );
         assert!(poll(waits.as_mut()).is_none() && poll(gone.as_mut()).is_none() && poll(last.as_mut()).is_none());
-        // Another key finds one all the same.
+        // A waiter of one key does not delay another key.
         let second = poll(pin!(places.take(Some(key(2))))).expect("it has none yet").unwrap();
         let mut other = pin!(places.take(Some(key(3))));
         assert!(poll(other.as_mut()).is_none());
-        // Who has gone is left out, and the last of all places is for the key that has none.
+        // The dropped waiter is skipped, and the last free place is for the key that has none.
         drop(gone);
         first.pop();
         let third = poll(other.as_mut()).expect("a place is free").unwrap();

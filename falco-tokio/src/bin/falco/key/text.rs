@@ -103,7 +103,7 @@ fn parse_line(line: &[u8]) -> Result<Line, String> {
     }
 }
 
-/// The id of a key that is revoked: it, or the line that the key had.
+/// Parses what follows `revoked`: the id of a key, or the line that the key had. Returns the id.
 fn parse_revoked(line: &[u8]) -> Result<String, String> {
     let word = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
     if word.len() == 16 && word.iter().all(u8::is_ascii_hexdigit) {
@@ -127,7 +127,7 @@ fn parse_key(line: &[u8]) -> Result<LabeledKey, String> {
     Ok(LabeledKey { key, label })
 }
 
-/// A label, or why a text is none.
+/// Parses a label. The error says why the text is not one.
 pub(crate) fn parse_label(text: &[u8]) -> Result<String, String> {
     let label = str::from_utf8(text)
         .map_err(|_| "the label is not UTF-8".to_owned())?
@@ -144,7 +144,7 @@ pub(crate) fn parse_label(text: &[u8]) -> Result<String, String> {
     }
 }
 
-/// Before a key that is revoked.
+/// The word in front of the id of a revoked key.
 const REVOKED: &[u8] = b"revoked";
 const WANTED: &str = "a key is 64 hexadecimal digits, as `falco keygen` makes them";
 
@@ -162,7 +162,7 @@ fn narrowed(text: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Zeroizing<Vec<u8>>,
     Ok(ascii)
 }
 
-/// Describes a text that is no key; none if it is 64 digits.
+/// Describes a text that is no key. `None` if it is 64 digits.
 fn describe(text: &[u8]) -> Option<String> {
     let are_digits = text.iter().all(u8::is_ascii_hexdigit);
     let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
@@ -293,9 +293,9 @@ mod tests {
             ("0".repeat(64).into(), "zero"),
             (vec![b'a'; LONGEST], "1048576 bytes or more"),
         ] {
-            let told = parse(&text).expect_err("it is no key");
-            assert!(told.contains(word), "{word}: {told}");
-            assert!(!told.contains(&half[..4]), "{told}");
+            let error = parse(&text).expect_err("it is no key");
+            assert!(error.contains(word), "{word}: {error}");
+            assert!(!error.contains(&half[..4]), "{error}");
         }
     }
 }

@@ -15,7 +15,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Filter};
 
-use super::TOLD;
+use super::TOOL;
 use crate::values::counted;
 
 /// How many events from one place are written in a second.
@@ -53,9 +53,9 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// Events of the tool itself, under [`TOLD`], are always selected.
+    /// Events of the tool itself, under [`TOOL`], are always selected.
     pub(super) fn new(levels: Targets, verbose: bool) -> Self {
-        let levels = levels.with_target(TOLD, LevelFilter::TRACE);
+        let levels = levels.with_target(TOOL, LevelFilter::TRACE);
         Self { levels, verbose }
     }
 }
