@@ -183,8 +183,8 @@ impl Deadlines {
     /// lifetime. The first time that this is noticed more than 50 ms late, the write has another
     /// lifetime instead.
     ///
-    /// After `Stalled`, discard the pending bytes, and process what has arrived. An end that was
-    /// due as well has come first: then [`Connection::end`] returns it.
+    /// After `Stalled`, discard the pending bytes, and process what has arrived. If the deadline of
+    /// the connection has passed as well, that has ended it: see [`Connection::end`].
     pub fn handle_timeout<R: Role, H: KeyRef<R>>(
         &mut self,
         machine: &mut Connection<R, H>,

@@ -153,7 +153,7 @@ mod mark {
     pub(super) const OPENED: u8 = 16;
     #[cfg(feature = "streams")]
     pub(super) const CREDITED: u8 = 17;
-    /// A REFUSE that says *not processed* of a request that has reached its handler.
+    /// A REFUSE that says *not processed*, although a handler has received the request.
     #[cfg(feature = "streams")]
     pub(super) const REFUSED_AFTER_ALL: u8 = 18;
 }

@@ -24,7 +24,8 @@ use crate::wire::KeyRef;
 /// What an output costs depends on the messages in it, and hardly on how many others wait.
 pub struct SendQueue<M, B> {
     waiting: VecDeque<Entry<M, B>>,
-    /// How many of those at the front [`messages`](Self::messages) has passed on in this turn.
+    /// How many messages [`messages`](Self::messages) has passed to the connection in this turn,
+    /// from the front of the queue.
     passed_on: usize,
     lengths: Lengths,
 }
@@ -164,8 +165,7 @@ impl<M: Outgoing, B> SendQueue<M, B> {
     /// Passes the messages that had a frame to `each`, in the order of the queue. Those that are
     /// done leave the queue, and the others go behind those that had none.
     pub(crate) fn end_turn(&mut self, mut each: impl FnMut(Turn<'_, M, B>)) {
-        // The first message that may have had a turn. Those before it had none, and neither had
-        // those that were not passed on.
+        // Messages before this index had no frame.
         let mut index = 0;
         for _ in 0..core::mem::take(&mut self.passed_on) {
             let Some(entry) = self.waiting.get_mut(index) else {

@@ -9,10 +9,10 @@ use crate::session::{Client as _, Server as _, Session as _};
 use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 
 impl<R: Role, H: KeyRef<R>> Connection<R, H> {
-    /// Reports that `bytes` more of the open body of `id` that this side reads are taken, so that
-    /// the peer may send as many more. Call it for what [`Opened`](crate::ServerEvent::Opened) and
-    /// [`Part`](crate::ServerEvent::Part) brought, when it is out of memory and not before; bytes
-    /// beyond what has arrived do not count.
+    /// Reports that the caller has freed `bytes` more of an open body that this side reads, so that
+    /// the peer may send as many more. `id` is the request. The bytes are those that
+    /// [`Opened`](crate::ServerEvent::Opened) and [`Part`](crate::ServerEvent::Part) returned. Do
+    /// not call it before their memory is free. Bytes beyond those that have arrived do not count.
     ///
     /// The credit is sent once half a window has been taken. With `waits`, it is sent at once: set
     /// it when you have nothing left of the body and want more. `bytes` may be 0. The CREDIT frame
@@ -50,10 +50,10 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
 
 impl<H: ClientKeyRef> Connection<ClientSide, H> {
     /// Creates a request with an open body, whose length need not be known. Pass it to
-    /// [`seal`](Self::seal) with the bytes of the body that there are and that were not
-    /// [taken](OutgoingRequest::take_sealed), as often as there are some, or the server has given
-    /// credit; and in the end after [`finish`](OutgoingRequest::finish). Without credit, `seal`
-    /// skips it.
+    /// [`seal`](Self::seal) with all bytes of the body that are ready and not yet sealed
+    /// ([`take_sealed`](OutgoingRequest::take_sealed) returns how many were sealed). Do so whenever
+    /// there are more bytes or the server has given credit, and once more after
+    /// [`finish`](OutgoingRequest::finish). Without credit, `seal` skips it.
     ///
     /// The answer may begin, and end, before the request does. Once its first frame is sealed, the
     /// server may have processed the request.
@@ -65,8 +65,8 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.open_request()
     }
 
-    /// How many requests that began open the server holds at once: more wait in
-    /// [`seal`](Self::seal). 0 if it takes none, and before the handshake.
+    /// How many requests with open bodies the server accepts at once. [`seal`](Self::seal) skips
+    /// further ones until others have completed. 0 if it takes none, and before the handshake.
     #[must_use]
     pub fn peer_max_open(&self) -> u16 {
         self.session.peer_max_open()
@@ -75,14 +75,15 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
 
 impl<H: ServerKeyRef> Connection<ServerSide, H> {
     /// Creates an open answer, whose length need not be known. Pass it to [`seal`](Self::seal) with
-    /// the bytes of the body that there are and that were not [taken](OutgoingAnswer::take_sealed),
-    /// as often as there are some, or the client has given credit; and in the end after
+    /// all bytes of the body that are ready and not yet sealed
+    /// ([`take_sealed`](OutgoingAnswer::take_sealed) returns how many were sealed). Do so whenever
+    /// there are more bytes or the client has given credit, and once more after
     /// [`finish`](OutgoingAnswer::finish). Without credit, `seal` skips it. To cut it off,
     /// [`refuse`](Self::refuse) the request.
     ///
     /// # Errors
-    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the client takes none:
-    /// the request is still open, for a whole answer. Else as [`answer`](Self::answer).
+    /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the client takes none.
+    /// The request can then still be answered as a whole. Otherwise as [`answer`](Self::answer).
     pub fn open_answer(&mut self, id: RequestId) -> Result<OutgoingAnswer, ReplyError> {
         self.session.open_answer(id)
     }

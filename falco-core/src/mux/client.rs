@@ -200,7 +200,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         // A request that was not sealed completely reaches no handler.
         let mut fate = Fate::NotProcessed;
         match progress {
-            // Those behind it may have waited for it.
+            // Requests that are held back behind it may begin.
             Progress::HeldBack => self.fill_queue(),
             Progress::Queued => {
                 let unbegun = &mut self.unbegun;
@@ -228,12 +228,12 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Reports that no more bytes are written. `all_accepted` says whether the stream has accepted
-    /// all that was sealed. If the last request was not accepted as a whole, its last record cannot
-    /// be opened, so no handler receives it. Repeated calls take back nothing.
+    /// all that was sealed; once it was `true`, later calls do not change that. If the last request
+    /// was not accepted as a whole, its last record cannot be opened, so no handler receives it.
     ///
     /// For an adapter that has one request in flight at a time and ends the connection. Call it
-    /// before [`cancel`](Self::cancel) and [`finish`](Self::finish), which otherwise take a request
-    /// that was sealed as a whole for sent.
+    /// before [`cancel`](Self::cancel) and [`finish`](Self::finish). Without it, these assume that
+    /// a request that was sealed as a whole was sent.
     pub fn writing_ended(&mut self, all_accepted: bool) {
         self.accepted |= all_accepted && !self.has_unsent();
         self.unwritten = !self.accepted;

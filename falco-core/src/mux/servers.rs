@@ -116,7 +116,7 @@ impl Servers {
     /// Attempt Delay* of RFC 8305, section 5, with the value that is recommended there.
     pub const DELAY: Duration = Duration::from_millis(250);
 
-    /// This many servers, none of which was tried.
+    /// A list of `count` servers, none of which was tried.
     #[must_use]
     pub fn new(count: usize, backoff: Backoff) -> Self {
         let known = Known {

@@ -14,8 +14,8 @@ use crate::noise;
 use crate::outgoing::Outgoing;
 
 /// How many bytes of an open body fit into one record of the largest size: 65,512. A chunk that is
-/// a little longer takes a short record besides, so an adapter that reads chunks from somewhere
-/// reads this many bytes at most.
+/// one byte longer takes a second record. So an adapter that fills chunks by reading should read at
+/// most this many bytes at a time.
 pub const LONGEST_PART: usize = noise::LONGEST_PART;
 /// With this many bytes of a body in the queue, the caller or handler waits before it writes more.
 pub(super) const ENOUGH: usize = LONGEST_PART;

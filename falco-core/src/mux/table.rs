@@ -77,8 +77,8 @@ impl<B, W> Table<B, W> {
         self.row_mut(ticket)?.call.as_mut()
     }
 
-    /// How much of a request has been sealed. Use [`release`](Self::release) and
-    /// [`hold_back`](Self::hold_back) where it begins or ends to be held back.
+    /// How much of a request has been sealed. To set or replace `HeldBack`, call
+    /// [`hold_back`](Self::hold_back) or [`release`](Self::release) instead.
     pub(super) fn progress_mut(&mut self, ticket: u64) -> Option<&mut Progress> {
         Some(&mut self.row_mut(ticket)?.progress)
     }

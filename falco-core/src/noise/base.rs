@@ -53,11 +53,12 @@ pub(super) struct Drawn {
 }
 
 impl Drawn {
-    /// Bytes for a client, and for a server, which has no PING of its own.
+    /// Random bytes of a client.
     pub(super) const CLIENT: usize = 44;
+    /// Random bytes of a server: those of a client without the eight of a PING.
     pub(super) const SERVER: usize = 36;
 
-    /// Draws this many bytes at once: for the generator of a system, each draw is a system call.
+    /// Draws `count` bytes in one call, because each call of a system's generator is a system call.
     pub(super) fn from<G: TryCryptoRng + ?Sized>(rng: &mut G, count: usize) -> Result<Self, EntropyError> {
         let mut bytes = Zeroizing::new([0; Self::CLIENT]);
         rng.try_fill_bytes(bytes.get_mut(..count).unwrap_or_default())

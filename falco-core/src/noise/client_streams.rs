@@ -64,8 +64,8 @@ impl<T: RequestTable> Requests<T> {
         mark::REFUSED
     }
 
-    /// The outcome of a request that the server does not process because of its CLOSE. One to which
-    /// it has given credit or an open answer has reached a handler all the same.
+    /// The outcome of a request that the server did not complete before its CLOSE. If the server
+    /// has given credit for it or begun an open answer, a handler has received it.
     pub(super) fn refusal_of_lost(&self, id: u32) -> Refusal {
         let slot = self.table.find(id).and_then(|place| self.table.get(place));
         if slot.is_some_and(|slot| slot.has(flag::CREDITED | flag::READS)) {

@@ -53,7 +53,7 @@ pub(super) struct Streams<D> {
     pub(super) ended: bool,
     /// How many CREDITs are pending.
     pending: u16,
-    /// Their requests.
+    /// The requests with a pending CREDIT, except those for which a fixed list has no room.
     due: D,
 }
 
@@ -197,7 +197,7 @@ impl<D: Due> Streams<D> {
         if !all || *pending == 0 {
             return;
         }
-        // Those that were not noted.
+        // Requests for which the list had no room.
         for slot in table.iter_mut() {
             if !write_credit(slot, pending, writer) || *pending == 0 {
                 return;
@@ -206,8 +206,8 @@ impl<D: Due> Streams<D> {
     }
 }
 
-/// Writes the CREDIT of `slot`, if it is one of the `pending` ones. Returns whether there was room.
-/// The credit counts before the peer can use it.
+/// Writes the CREDIT of `slot`, if it has a pending one, and counts it in the window at once.
+/// Returns whether there was room.
 fn write_credit(slot: &mut RequestSlot, pending: &mut u16, writer: &mut Writer<'_, '_>) -> bool {
     if !slot.has(flag::PENDING) {
         return true;

@@ -46,7 +46,8 @@ impl SymmetricState {
         key
     }
 
-    /// Mixes `input` into the chaining key, where the key that this gives would encrypt nothing.
+    /// `MixKey` of Noise without its second output, the cipher key. Use it if another `MixKey`
+    /// follows before anything is encrypted.
     pub(super) fn mix_chaining_key<C: NoiseCrypto>(&mut self, crypto: &C, input: &[u8; 32]) {
         let temporary = Zeroizing::new(crypto.hmac_sha256(&self.chaining_key, &[input]));
         self.chaining_key = crypto.hmac_sha256(&temporary, &[&[1]]);

@@ -28,10 +28,10 @@ struct OfKey {
     all: Arc<All>,
 }
 
-/// Bytes.
+/// Bytes that are taken.
 #[derive(Debug, Default)]
 struct Taken {
-    /// Of requests, also their windows.
+    /// By requests, windows included.
     requests: AtomicUsize,
     windows: AtomicUsize,
     answers: AtomicUsize,
@@ -49,9 +49,9 @@ struct All {
 }
 
 impl SharedBudget {
-    /// How much unused memory an answer of `length` bytes, or a chunk of one, may keep: as much as
-    /// it has bytes, and 1 KiB. An answer counts with its bytes, so free more than that before you
-    /// queue it.
+    /// How much unused memory an answer of `length` bytes, or a chunk of one, may keep: its length
+    /// and 1 KiB. Only the length of an answer counts, so free unused memory beyond this before you
+    /// queue the answer.
     #[must_use]
     pub const fn most_unused(length: usize) -> usize {
         length.saturating_add(1 << 10)
@@ -64,11 +64,12 @@ impl SharedBudget {
     pub const DEFAULT_MAX_ANSWERS: usize = 1 << 31;
 
     /// A bound of this many bytes for requests, and the same for answers. Each request counts 1 KiB
-    /// besides its body. The windows of open requests take at most three quarters of the one for
+    /// besides its body. The windows of open requests take at most three quarters of the bound for
     /// requests.
     ///
-    /// Answers of handlers that are running when their bound is reached exceed it. They may have
-    /// twice as many bytes in all, and [`DEFAULT_MAX_ANSWERS`](Self::DEFAULT_MAX_ANSWERS) at least.
+    /// Answers of handlers that are already running when the bound for answers is reached may
+    /// exceed it. All answers together may have twice `bytes`, and at least
+    /// [`DEFAULT_MAX_ANSWERS`](Self::DEFAULT_MAX_ANSWERS).
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self::with_max_answers(bytes, bytes.saturating_mul(2).max(Self::DEFAULT_MAX_ANSWERS))
@@ -113,13 +114,14 @@ impl SharedBudget {
         self.0.all.taken.answers.load(Ordering::Relaxed)
     }
 
-    /// Takes bytes of a bound of `most`, of which `of` selects the count, if at least `least` are
-    /// left then and enough for other keys.
+    /// Takes `bytes` if the count that `of` selects then is at most `most`, at least `least` are
+    /// left, and enough is left for other keys.
     fn take_of(&self, of: impl Fn(&Taken) -> &AtomicUsize, most: usize, bytes: usize, least: usize) -> bool {
         let OfKey { taken, all, .. } = &*self.0;
         let (own, all_taken) = (of(taken), of(&all.taken));
         let divides = all.divides.load(Ordering::Relaxed);
-        // Before the check, so that of two threads at least one counts the bytes of both.
+        // Counted before the check. If two threads do this at the same time, at least one of them
+        // sees the bytes of both.
         own.fetch_add(bytes, Ordering::Relaxed);
         let enough = |left| {
             let before = || own.load(Ordering::Relaxed).saturating_sub(bytes);
@@ -215,7 +217,7 @@ impl All {
 impl Drop for OfKey {
     fn drop(&mut self) {
         let mut keys = self.all.keys();
-        // Another connection of the key may have made a new one.
+        // Another connection of the key may have created a new entry.
         if keys.get(&self.key).is_some_and(|of_key| of_key.strong_count() == 0) {
             keys.remove(&self.key);
         }

@@ -8,7 +8,7 @@ use crate::message::RequestId;
 /// Requests in flight, by id. Some may have been cancelled.
 ///
 /// A server can complete them in any order. One that completes in the middle leaves an empty row,
-/// so no other rows move, until many can be removed together.
+/// so that no other rows move. Many empty rows are removed together.
 pub(super) struct InFlight {
     /// Sorted by id. The first and the last are not empty.
     rows: VecDeque<Begun>,
@@ -42,7 +42,7 @@ impl InFlight {
         self.count == 0
     }
 
-    /// Adds a request, whose id is greater than all before.
+    /// Adds a request. Its id must be greater than those of all requests before it.
     pub(super) fn push(&mut self, id: RequestId, ticket: u64, length: usize) {
         self.rows.push_back(Begun {
             number: id.number(),

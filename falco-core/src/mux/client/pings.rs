@@ -29,20 +29,20 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// Takes out the pings for whose waiters `leaves` returns `true`. No handler processes a ping,
-    /// so the fate of a removed ping is [`Fate::NotProcessed`].
-    pub fn take_pings(&mut self, mut leaves: impl FnMut(&P) -> bool) -> Vec<Call<(), P>> {
-        let (left, stay) = core::mem::take(&mut self.pings)
+    /// Removes and returns the pings for whose waiters `select` returns `true`. No handler
+    /// processes a ping, so the fate of a removed ping is [`Fate::NotProcessed`].
+    pub fn take_pings(&mut self, mut select: impl FnMut(&P) -> bool) -> Vec<Call<(), P>> {
+        let (taken, kept) = core::mem::take(&mut self.pings)
             .into_iter()
-            .partition(|(_, ping)| leaves(&ping.waiter));
-        self.pings = stay;
-        let left: VecDeque<(PingId, Call<(), P>)> = left;
-        left.into_iter().map(|(_, ping)| ping).collect()
+            .partition(|(_, ping)| select(&ping.waiter));
+        self.pings = kept;
+        let taken: VecDeque<(PingId, Call<(), P>)> = taken;
+        taken.into_iter().map(|(_, ping)| ping).collect()
     }
 
     /// Reports that the stream has accepted all that was sealed, and that [`seal`](Self::seal) has
-    /// no more. Returns the waiters of the pings to which the wire has no answer: they are
-    /// complete. Once the connection has ended there are none: a write may have failed.
+    /// no more. On the classic wire, this completes all pings, and their waiters are returned. It
+    /// returns none after the connection has ended, because a write may have failed.
     pub fn flushed(&mut self) -> Vec<P> {
         self.deadlines.progress();
         if self.machine.answers_pings() || !self.established || self.end().is_some() {
@@ -53,7 +53,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Call it when the connection has ended. Returns the pings that have not completed.
     ///
-    /// A ping goes to another connection as a request that was not processed does, on at most
+    /// A ping is retried like a request that was not processed: on at most
     /// [`MAX_TRIES`](super::super::Attempts::MAX_TRIES) connections.
     pub fn finish_pings(&mut self) -> Vec<Unfinished<(), P>> {
         let unfinished = self.pings.drain(..).map(|(_, mut call)| {

@@ -1,6 +1,6 @@
 //! Open bodies at a client: requests that a caller writes while they are sent, and answers that it
-//! reads while they arrive. `sealing` is how they begin and are sent, and what is left of them when
-//! the connection ends.
+//! reads while they arrive. `sealing` begins and sends requests, and returns those that have not
+//! completed when the connection ends.
 
 mod sealing;
 
@@ -126,8 +126,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         usize::try_from(self.machine.peer_window()).unwrap_or(usize::MAX)
     }
 
-    /// Accepts an open request. It begins once the limits of the server allow it, with what was
-    /// [written](Self::write) of it by then. Once it has begun it is never sent again.
+    /// Accepts an open request. It begins once the limits of the server allow it, with the bytes
+    /// that were [written](Self::write) by then. Once it has begun it is never resent.
     ///
     /// # Errors
     /// [`OpenRejected`], which returns the request and says whether it may go to another
@@ -158,7 +158,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
         let max_open = usize::from(self.machine.peer_max_open());
         let places = self.machine.max_in_flight().saturating_sub(self.machine.in_flight());
-        // A server that takes none is known only now. The connection then fails them.
+        // Whether the server takes open requests is known only after the handshake. If it takes
+        // none, the connection fails them.
         let most = if max_open == 0 { usize::MAX } else { max_open };
         while streams.begun.len() + streams.beginning < most
             && streams.beginning < places
@@ -231,24 +232,25 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// Whether the caller may write more of an open request now: some 64 KiB are queued at most,
-    /// and no more than the server has given credit for, or one chunk without credit. If this is
-    /// `false`, [`poll_writable`](Self::poll_writable) returns the request when it may, or when
-    /// [`write`](Self::write) fails.
+    /// Whether the caller may write more of an open request now. It may while fewer than about
+    /// 64 KiB are queued and the server's credit exceeds what is queued; without credit, it may
+    /// queue one chunk. If this is `false`, [`poll_writable`](Self::poll_writable) returns the
+    /// request when the caller may write again, or when [`write`](Self::write) fails.
     pub fn wants(&mut self, ticket: u64) -> bool {
         let streams = self.streams.as_mut();
         streams.is_some_and(|streams| streams.writers.wants(ticket))
     }
 
-    /// A request for which [`wants`](Self::wants) has returned `false`, and whose caller may write
-    /// again, or whose next [`write`](Self::write) fails. Call it after [`recv`](Self::recv),
+    /// Returns a request for which [`wants`](Self::wants) has returned `false`, once its caller may
+    /// write again or the next [`write`](Self::write) fails. Call it after [`recv`](Self::recv),
     /// [`seal`](Self::seal) and [`cancel_open`](Self::cancel_open) until it returns `None`.
     pub fn poll_writable(&mut self) -> Option<u64> {
         self.streams.as_mut()?.writers.pop_writable()
     }
 
-    /// Reports that the caller has taken `bytes` of an open answer, and whether it `waits` for more
-    /// and has nothing left: see [`Connection::credit`](crate::Connection::credit).
+    /// Reports that the caller has taken `bytes` of an open answer. `waits` says whether it has
+    /// taken all that has arrived and wants more: see
+    /// [`Connection::credit`](crate::Connection::credit).
     pub fn credit(&mut self, ticket: u64, bytes: usize, waits: bool) {
         let id = self.streams.as_ref().and_then(|streams| streams.reading.get(&ticket));
         if let Some(id) = id {
@@ -311,7 +313,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// A part of an open answer, or its end. `None` if its length was given.
+    /// A part of an open answer, or its end. `None` if the answer is not open.
     pub(super) fn answer_part<'u>(
         &mut self,
         consumed: usize,
@@ -347,8 +349,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }))
     }
 
-    /// Adds a part to an answer that is collected. One that gets larger than this side reads is
-    /// cancelled.
+    /// Adds a part to an answer that is collected. If the answer gets longer than `max_message` of
+    /// this side, its request is cancelled.
     fn collect<'u>(&mut self, consumed: usize, id: RequestId, part: &[u8]) -> ClientStep<'u, B, W, P> {
         let skip = ClientStep::Skip { consumed };
         let most = usize::try_from(self.max_answer).unwrap_or(usize::MAX);

@@ -1,4 +1,4 @@
-//! The answers of a connection that are not sealed as a whole, in the order of their turns.
+//! The answers of a connection of which some bytes are not sealed yet, in the order of their turns.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -13,12 +13,13 @@ use crate::send_queue::{InQueue, Turn};
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
-/// On the classic wire, answers are sent in the order of the requests. One that is ready before
-/// that of an earlier request is early, and has no turns until all before it are in the queue. So
-/// the cost of an output depends on the answers in it, in whatever order handlers end.
+/// The send queue, and early answers. On the classic wire, answers are sent in the order of the
+/// requests. An answer is early if that to an earlier request is not in the send queue yet. Early
+/// answers are kept apart, so that an output does not have to skip them: what it costs does not
+/// depend on the order in which handlers end.
 pub(super) struct AnswerQueue<B> {
     queue: SendQueue<OutgoingAnswer, B>,
-    /// Most connections never have one, so this takes only a pointer until there is one.
+    /// Boxed, because most connections never have an early answer.
     early: Option<Box<Early<B>>>,
     /// On the classic wire: the last request whose answer was put into the queue.
     last: u32,
@@ -56,7 +57,7 @@ impl<B> AnswerQueue<B> {
         }
     }
 
-    /// Puts the early answers into the queue that have their turn now.
+    /// Moves to the queue the early answers that follow the last one in it without a gap.
     fn push_early(&mut self) {
         while self.early.is_some()
             && let Some(next) = self.last.checked_add(1)
@@ -84,12 +85,12 @@ impl<B> AnswerQueue<B> {
         }
     }
 
-    /// How many answers there are.
+    /// How many answers there are, early ones included.
     pub(super) fn len(&self) -> usize {
         self.queue.len() + self.early.as_ref().map_or(0, |early| early.answers.len())
     }
 
-    /// Whether no answer has a turn.
+    /// Whether no answer can be sealed. There may be early ones.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

@@ -401,16 +401,18 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         streams.collected.contains_key(&id.key()) || streams.writers.wants(id.key())
     }
 
-    /// A request for which [`wants`](Self::wants) has returned `false`, and whose handler may write
-    /// again, or whose next [`write`](Self::write) fails. Call it after [`recv`](Self::recv),
-    /// [`seal`](Self::seal) and [`refuse`](Self::refuse) until it returns `None`.
+    /// Returns a request for which [`wants`](Self::wants) has returned `false`, once its handler
+    /// may write again or the next [`write`](Self::write) fails. Call it after
+    /// [`recv`](Self::recv), [`seal`](Self::seal) and [`refuse`](Self::refuse) until it returns
+    /// `None`.
     pub fn poll_writable(&mut self) -> Option<RequestId> {
         let key = self.streams.as_mut()?.writers.pop_writable()?;
         Some(RequestId::from_key(key))
     }
 
-    /// Reports that the handler has taken `bytes` of an open request, and whether it `waits` for
-    /// more and has nothing left: see [`Connection::credit`](crate::Connection::credit).
+    /// Reports that the handler has taken `bytes` of an open request. `waits` says whether it has
+    /// taken all that has arrived and wants more: see
+    /// [`Connection::credit`](crate::Connection::credit).
     pub fn credit(&mut self, id: RequestId, bytes: usize, waits: bool) {
         // It fails only if the connection has ended.
         let _ = self.machine.credit(id, bytes, waits);

@@ -1,22 +1,25 @@
-//! Which requests have a pending CREDIT.
+//! A list of requests that may have a pending CREDIT.
 
-/// How many requests a fixed list has. The table is searched for the others.
+/// The length of a list without an allocator. If it is full, further requests are not in it: the
+/// table is searched for them.
 pub(super) const FIXED: usize = 8;
 
-/// The requests that have a pending CREDIT, or had one.
+/// The requests that have a pending CREDIT. Some may have had one that was dropped.
 #[allow(unnameable_types, reason = "this seals the trait")]
 pub trait Due: Default {
-    /// Adds a request, or leaves it to a search.
+    /// Adds a request, if there is room.
     fn note(&mut self, id: u32);
 
-    /// Calls `write` for each request until that returns `false`. Returns whether it never did.
+    /// Calls `write` for each request until that returns `false`, and removes those for which it
+    /// returned `true`. Returns whether it returned `true` for all.
     fn each(&mut self, write: impl FnMut(u32) -> bool) -> bool;
 
-    /// Removes all requests. Call it when no CREDIT is pending, because those of dropped ones stay.
+    /// Removes all requests. Call it when no CREDIT is pending: the list may still have requests
+    /// whose CREDIT was dropped.
     fn clear(&mut self);
 }
 
-/// 0 is none.
+/// 0 is a free place.
 impl Due for [u32; FIXED] {
     fn note(&mut self, id: u32) {
         if let Some(place) = self.iter_mut().find(|id| **id == 0) {
@@ -34,11 +37,11 @@ impl Due for [u32; FIXED] {
         })
     }
 
-    /// The places are free again after the next `each`. Until then the table is searched.
+    /// Does nothing, to save flash: the next `each` frees the places.
     fn clear(&mut self) {}
 }
 
-/// Has all of them, so that nothing is searched.
+/// Has room for all requests, so the table is never searched.
 #[cfg(feature = "alloc")]
 impl Due for alloc::vec::Vec<u32> {
     fn note(&mut self, id: u32) {
@@ -54,7 +57,7 @@ impl Due for alloc::vec::Vec<u32> {
         false
     }
 
-    /// Keeps room for a few.
+    /// Keeps memory for [`FIXED`] requests.
     fn clear(&mut self) {
         self.truncate(0);
         self.shrink_to(FIXED);
