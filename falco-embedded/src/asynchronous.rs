@@ -374,7 +374,7 @@ subscriptions! {
         /// /// connection were made `with_streams(1, 0)`, for a window of 1 KiB.
         /// async fn obey<R, W, T>(
         ///     client: &mut Client<'_, Transport<R, W, T>>,
-        ///     mut obey: impl FnMut(&[u8]),
+        ///     mut carry_out: impl FnMut(&[u8]),
         /// ) -> Result<(), Error<R::Error>>
         /// where
         ///     R: Read,
@@ -384,7 +384,7 @@ subscriptions! {
         ///     let mut memory = [0; 1024];
         ///     let mut calls = client.subscribe(b"device 7", &mut memory).await?;
         ///     while let Some(piece) = calls.next().await? {
-        ///         obey(piece);
+        ///         carry_out(piece);
         ///     }
         ///     Ok(())
         /// }

@@ -323,7 +323,7 @@ subscriptions! {
         /// /// connection were made `with_streams(1, 0)`, for a window of 1 KiB.
         /// fn obey<S, K>(
         ///     client: &mut Client<'_, Transport<S, K>>,
-        ///     mut obey: impl FnMut(&[u8]),
+        ///     mut carry_out: impl FnMut(&[u8]),
         /// ) -> Result<(), Error<S::Error>>
         /// where
         ///     S: Read + ReadReady + Write + WriteReady,
@@ -332,7 +332,7 @@ subscriptions! {
         ///     let mut memory = [0; 1024];
         ///     let mut calls = client.subscribe(b"device 7", &mut memory)?;
         ///     while let Some(piece) = calls.next()? {
-        ///         obey(piece);
+        ///         carry_out(piece);
         ///     }
         ///     Ok(())
         /// }
