@@ -413,8 +413,9 @@ pub enum ReplyError {
 }
 
 impl ReplyError {
-    /// Whether the same call may succeed once output was sealed. After every other error of
-    /// [`refuse`](crate::ServerConnection::refuse) there is nothing to refuse.
+    /// Whether the same call may succeed after output was sealed. If
+    /// [`refuse`](crate::ServerConnection::refuse) returns another error, the request has completed
+    /// or cannot be refused any more, and there is nothing left to do.
     #[must_use]
     pub const fn waits_for_output(self) -> bool {
         matches!(self, Self::TransmitFirst)

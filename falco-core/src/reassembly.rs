@@ -180,7 +180,7 @@ impl<P: Places> Reassembly<P> {
             .map_err(|capacity| StorageFull::new(total, capacity))
     }
 
-    /// Returns the capacity of a place that is too small.
+    /// The error is the capacity of the place, if that is too small, or 0.
     fn add_first(&mut self, id: RequestId, total: usize, first: &[u8]) -> Result<(), usize> {
         let place = self.places.add(id).ok_or(0_usize)?;
         place.total = total;

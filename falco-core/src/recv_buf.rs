@@ -15,7 +15,7 @@ pub trait Storage {
     /// fixed size does nothing.
     fn grow(&mut self, total: usize);
 
-    /// How many bytes there is memory for without growing.
+    /// How many bytes fit without growing.
     fn reserved(&mut self) -> usize {
         self.bytes().len()
     }
@@ -86,7 +86,7 @@ impl Storage for alloc::vec::Vec<u8> {
         self.capacity()
     }
 
-    /// Clears no bytes that the next part overwrites.
+    /// Does not fill the new memory with zeros.
     fn put(&mut self, at: usize, part: &[u8], total: usize) -> bool {
         self.truncate(at);
         self.reserve_exact(total.saturating_sub(self.len()));

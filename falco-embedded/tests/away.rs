@@ -240,7 +240,8 @@ fn after_a_pause_of_two_lifetimes_the_end_is_sent_and_returned_by_every_call() {
 
 #[test]
 fn a_super_loop_reads_what_has_come_before_a_deadline_after_a_pause() {
-    // The wait for a PONG is over after the first pause, the client's lifetime after the second.
+    // After the first pause, the time limit of a PONG has passed; after the second, also the
+    // client's lifetime.
     for (pause, goes_on_until) in [(25_000, 60_000), (45_000, 75_000)] {
         let (client_key, server_key) = (client_key(7), server_key(7));
         let Lines {
@@ -257,7 +258,7 @@ fn a_super_loop_reads_what_has_come_before_a_deadline_after_a_pause() {
             common::carry(client.connection_mut(), server.connection_mut(), now);
             while server.step(now).unwrap() {}
             server.connection_mut().handle_timeout(now);
-            // Once neither is driven for a while, when the PONG has come.
+            // Neither side is driven for a while, once, after the PONG was written.
             if millis >= 20_000 && !away && !server.connection().unsent().is_empty() {
                 away = true;
                 millis += pause;

@@ -168,13 +168,13 @@ fn the_rest_of_an_answer_is_sent_after_its_handler_has_returned() {
         returned.recv().unwrap();
         thread::sleep(millis(100));
         assert_eq!(call.collect(1 << 20).unwrap().len(), 72 << 10);
-        // One whose reader is dropped then is cancelled, and completes.
+        // Dropping the reader at this point cancels the request, which then completes.
         let call = client.open("x").unwrap();
         returned.recv().unwrap();
         thread::sleep(millis(100));
         drop(call);
         assert_eq!(client.request("whole").unwrap(), b"whole");
-        // A limit of the caller is kept.
+        // `collect` obeys the limit of its caller.
         let told = client.open("x").unwrap().collect(50_000).unwrap_err();
         assert!(
             matches!(told, Error::Request(RequestError::TooLarge { limit: 50_000, .. })),

@@ -14,8 +14,9 @@ use tokio::sync::Notify;
 
 /// Bytes of a body.
 const SIZE: usize = 64;
-/// Requests before those that are measured, and those.
+/// Requests before the measurement.
 const WARM_UP: u64 = 256;
+/// Requests that are measured.
 const MEASURED: u64 = 2048;
 /// Requests in flight at once.
 const DEPTH: u64 = 128;

@@ -100,7 +100,8 @@ async fn peers_that_stall_in_the_middle_of_a_message_and_live_on() {
     assert!(peer.answer().await.unwrap().unwrap() == vec![7; LARGE]);
     drop(peer);
 
-    // For longer it is given up, however often the peer pings; the message, and nothing else.
+    // After a longer pause the server gives up the message, however often the peer pings. The
+    // connection stays open.
     let mut peer = half_sent(&scene, 1).await.pop().unwrap();
     let mut refused = None;
     for _ in 0..8 {
@@ -111,7 +112,7 @@ async fn peers_that_stall_in_the_middle_of_a_message_and_live_on() {
     let small = peer.sealed(b"still here".to_vec());
     peer.stream.write_all(&small).await.unwrap();
     assert_eq!(peer.answer().await.unwrap().unwrap(), b"still here");
-    // Last, because it may take longer than the connection of the peer.
+    // At the end of the test, because the connection of the peer may end while this waits.
     nothing_is_held(&scene).await;
     scene.finish("stalls");
 }

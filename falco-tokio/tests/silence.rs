@@ -65,7 +65,8 @@ async fn falls_silent(server: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Connects, and waits until the first PING is sent: it would be that of a caller who asks before.
+/// Connects, and waits until the first PING is sent. A ping of a caller before that would be the
+/// first PING itself.
 async fn connect(client: ClientBuilder, address: SocketAddr) -> Client {
     let client = client.connect(address).await.unwrap();
     sleep(Duration::from_millis(50)).await;

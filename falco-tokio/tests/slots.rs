@@ -36,7 +36,8 @@ async fn a_request_whose_time_runs_out_as_the_key_changes_ends_all_the_same() {
     poll_once(&mut first).await;
     poll_once(&mut second).await;
     sleep(Duration::from_millis(10)).await;
-    // Its time runs out meanwhile. The connection learns of both at once, of the key first.
+    // The time limit of the second request passes meanwhile. The connection processes the new key
+    // and then that limit in one poll.
     client.set_key(key(2)).await.unwrap();
     let error = timeout(Duration::from_secs(5), second)
         .await

@@ -7,7 +7,7 @@ const TOGETHER: usize = 16 << 10;
 /// An upper bound of the bytes that a message takes besides its body, on any wire.
 const OVERHEAD: usize = 40;
 
-/// Short messages take no search and no memory.
+/// The lengths of all messages. Only those over [`TOGETHER`] are stored one by one.
 pub(super) struct Lengths {
     /// Bytes of all bodies.
     bodies: usize,

@@ -73,8 +73,8 @@ fn queue(lengths: impl IntoIterator<Item = usize>) -> (Queue, Rc<Cell<usize>>) {
     (queue, looks)
 }
 
-/// A turn that seals so many bytes of the first messages, and has no room for the one behind them.
-/// Returns the numbers of those that are done.
+/// Makes a turn that seals `sealed` bytes of the first messages and looks at one more, for which
+/// there is no room. Returns the numbers of the messages that are done.
 fn turn(queue: &mut Queue, sealed: &[usize]) -> Vec<usize> {
     let mut messages = queue.messages(&InQueue);
     for bytes in sealed {
@@ -110,11 +110,11 @@ fn an_output_looks_only_at_the_messages_in_it_however_many_wait() {
 }
 
 #[test]
-fn who_had_a_frame_goes_behind_those_that_had_none() {
+fn a_message_that_had_a_frame_goes_behind_those_that_had_none() {
     let (mut queue, _) = queue([300, 100, 100, 100]);
     assert_eq!(turn(&mut queue, &[100, 100]), [1]);
     assert_eq!(order(&queue), [2, 3, 0]);
-    // The output had room for others only behind the first.
+    // The first message had no frame, and two behind it had one.
     assert!(turn(&mut queue, &[0, 50, 100]).is_empty());
     assert_eq!(order(&queue), [2, 3, 0]);
     assert_eq!(turn(&mut queue, &[100, 50, 100]), [2, 3, 0]);

@@ -1,4 +1,4 @@
-//! An output costs as much as the answers in it, however many others wait.
+//! The cost of an output depends on the answers in it, and not on how many others wait.
 
 use core::cell::Cell;
 use std::rc::Rc;
@@ -64,7 +64,7 @@ fn answers_that_wait_for_an_earlier_one_cost_an_output_nothing() {
         }
         unread.extend_from_slice(&out[..count]);
     }
-    // Once for its length, once or twice to be sealed.
+    // One look for the length of an answer, and one or two to seal it.
     let most = 4 * ids.len();
     assert!(looks.get() <= most, "{} looks at {} answers", looks.get(), ids.len());
     for number in 1..=COUNT {

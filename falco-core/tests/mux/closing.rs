@@ -89,7 +89,8 @@ fn a_request_that_has_begun_is_sent_as_a_whole_beside_one_without_a_number() {
     while !bytes.is_empty() {
         scene.server.open(&mut bytes).unwrap();
     }
-    // No number is left for it, and the rest of the first request is queued behind it.
+    // No request id is left for the second request. In the queue it is in front of the rest of the
+    // first.
     scene.request(2, 10);
     let sent = scene.sent();
     assert!(!sent.iter().any(|(kind, _)| *kind == BEGIN), "{sent:?}");

@@ -173,8 +173,8 @@ fn a_handler_of_a_whole_request_may_answer_in_pieces_and_twice_as_many_run_as_ar
     assert!(duo.server.begin_whole::<Why>(duo.id(11)).is_some());
 }
 
-/// A credit takes a record and a read. With the tool's window there is one for two of the longest
-/// parts, and most of a large window is open at any time.
+/// Each CREDIT costs its sender a record and the peer a read, so a reader sends few. But it does
+/// not wait for half of a large window, so that the writer always has most of it.
 #[test]
 fn a_reader_of_a_large_window_gives_credit_for_64_kib_at_a_time() {
     for window in [256, 4096] {

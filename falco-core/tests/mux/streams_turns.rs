@@ -276,7 +276,7 @@ fn open_requests_begin_in_the_order_of_their_tickets_and_a_cancelled_one_takes_n
     for ticket in [3, 1] {
         assert!(duo.client.cancel_open(ticket).is_some());
     }
-    // One had the only place, and has not begun.
+    // Request 1 was the only one with a turn, and it was cancelled before it began.
     let mut begun = Vec::new();
     for number in 1..=3 {
         duo.settle();

@@ -114,8 +114,8 @@ fn a_handshake_computes_nothing_twice_and_draws_once() {
             public_keys: Cell::new(1),
             agreements: Cell::new(1),
             hashes: Cell::new(6),
-            // HKDF with two outputs has three, and four of them are used. Of a fifth, for the
-            // server's public key, only the chaining key is.
+            // Four MixKeys with both outputs of HKDF take three MACs each. The one with the
+            // server's public key needs only the first output: two MACs.
             macs: Cell::new(4 * 3 + 2),
             // One for each payload, and one for each direction.
             aeads: Cell::new(4),

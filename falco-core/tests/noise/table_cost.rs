@@ -327,8 +327,8 @@ fn half_received_and_open(count: u32) -> AtServer {
     rig
 }
 
-/// How long it takes to seal CREDITs for open requests of which a byte each was taken, into outputs
-/// that have few of them.
+/// How long it takes to seal one CREDIT for each of [`CREDITS`] open requests, into outputs that
+/// have room for a few.
 fn seal_credits(rig: &mut AtServer, count: u32) -> Duration {
     let ids = count + 1..=count + CREDITS;
     let parts = ids.clone().flat_map(|id| raw_frame(PART, id, b"a"));

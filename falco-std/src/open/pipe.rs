@@ -178,7 +178,7 @@ struct State {
     outgoing: Chunks,
     reader_waits: bool,
     writer_waits: bool,
-    /// The whole answer was counted.
+    /// The answer was accepted as a whole, and counted.
     counted: bool,
 }
 
@@ -256,8 +256,8 @@ impl Pipe {
         });
     }
 
-    /// Whether the connection has accepted a whole answer, and this was not asked before: an answer
-    /// is counted once.
+    /// Whether to count the answer: returns `true` once, after the connection has accepted the
+    /// whole answer.
     pub(crate) fn count_answer(&self) -> bool {
         self.change(|state| state.halves.is_answered() && !core::mem::replace(&mut state.counted, true))
     }

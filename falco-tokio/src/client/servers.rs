@@ -36,7 +36,7 @@ impl Servers {
         self.dials.get(server).unwrap_or(&NOWHERE)
     }
 
-    /// Their names, in their order.
+    /// The names of the servers, in the order in which they were given.
     pub(super) fn names(&self) -> impl Iterator<Item = String> {
         self.dials.iter().map(Dial::to_string)
     }

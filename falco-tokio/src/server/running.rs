@@ -21,7 +21,7 @@ use crate::error::{Error, HandlerError};
 use crate::metrics::Stopwatch;
 use crate::stream::{HalfError, Pipe, without_unused};
 
-/// Calls the handler of an open request. If it panics, this returns how it ended.
+/// Calls the handler of an open request, and returns its future. The error is that it panicked.
 pub(crate) fn begin<F>(begin: impl FnOnce() -> F) -> Result<F, Outcome> {
     catch_unwind(AssertUnwindSafe(begin)).map_err(|_| Outcome::Panicked)
 }
@@ -40,8 +40,8 @@ where
     F: Future<Output = Result<A, HandlerError>>,
     A: Into<Bytes>,
 {
-    /// Calls a handler and, if `poll` says so, polls it once. One that is ready is dropped before
-    /// its outcome is returned. A panic, wherever it happens, fails this request only.
+    /// Calls a handler and, with `poll`, polls it once. If it is ready, it is dropped before this
+    /// returns its outcome. A panic in the call, the poll or the drop fails only this request.
     pub(crate) fn begin(&mut self, begin: impl FnOnce() -> F, poll: bool, cx: &mut Context<'_>) -> Poll<Outcome> {
         let polled = catch_unwind(AssertUnwindSafe(|| {
             self.0.set(Some(begin()));
@@ -83,7 +83,7 @@ fn outcome(result: Result<Bytes, HandlerError>) -> Outcome {
     }
 }
 
-/// Polls a handler. One that is ready is dropped before its outcome is returned.
+/// Polls a handler. If it is ready, it is dropped before this returns its outcome.
 fn poll_handler<F>(handler: &mut Option<F>, cx: &mut Context<'_>) -> Poll<Outcome>
 where
     F: Future<Output = Result<Bytes, HandlerError>> + Unpin,
@@ -194,8 +194,8 @@ impl Running {
         }
     }
 
-    /// How many of the handlers that have not returned have given their whole answer, when the
-    /// connection has ended.
+    /// After the connection has ended: how many handlers had written their whole answer and have
+    /// not returned.
     pub(crate) fn answered(&self) -> usize {
         self.0.as_ref().map_or(0, |tasks| tasks.answered)
     }

@@ -186,8 +186,8 @@ impl Incoming {
 /// The error of the target's socket, once it has failed.
 type Failure = SetOnce<io::Error>;
 
-/// Waits until the socket of the target has failed, and then for as long as its last bytes may take
-/// to be sent.
+/// Waits until the socket of the target has failed, and then for [`LAST_BYTES`], the time in which
+/// the bytes that it had sent before may still reach the client.
 async fn late(failure: &Failure) {
     failure.wait().await;
     // Boxed, so that an idle tunnel has no memory for it.

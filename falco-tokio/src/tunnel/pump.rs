@@ -14,7 +14,7 @@ use super::idle::Idle;
 
 /// Bytes of the length in front of a piece.
 pub(super) const HEADER: usize = 4;
-/// Bytes of the longest chunk, with its header: it fits into one record.
+/// Bytes of the longest chunk with its header. It fits into one record.
 const CHUNK: usize = LONGEST_PART;
 /// A chunk of at least this length is sent from the buffer that it was read into. Shorter ones are
 /// copied, so that few bytes do not keep a large buffer.
@@ -89,7 +89,7 @@ fn poll_into(
 mod tests {
     use super::*;
 
-    /// So that a chunk of a stream at full speed takes no short record besides.
+    /// If it were longer, each chunk of a stream at full speed would take a second, short record.
     #[tokio::test]
     async fn the_longest_chunk_fits_into_a_record_with_its_header() -> io::Result<()> {
         for header in [0, HEADER] {

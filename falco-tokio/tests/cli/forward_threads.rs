@@ -9,7 +9,7 @@ fn threads(of: &Served) -> usize {
     fs::read_dir(format!("/proc/{}/task", of.id())).unwrap().count()
 }
 
-/// Threads besides those that carry, such as the one that announces the address, are the same.
+/// Counts all threads of a process. Those that do not carry connections are as many in both cases.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "reads /proc")]
 fn one_thread_carries_unless_more_are_asked_for() {

@@ -122,7 +122,7 @@ fn metrics_of_a_server_count_what_it_does() {
         "falco_server_handlers_failed_total 1",
         "falco_server_handshakes_refused_total{cause=\"unknown_wire\"} 0",
         "falco_server_handler_seconds_count 3",
-        // The time limits of a request and of a command.
+        // The buckets reach the default time limits: 30 s of a request, 60 s of a command.
         "falco_server_handler_seconds_bucket{le=\"30\"} 3",
         "falco_server_handler_seconds_bucket{le=\"60\"} 3",
         "falco_server_request_bytes_sum 12",
@@ -201,7 +201,7 @@ fn metrics_of_a_client_count_what_it_does() {
     client.stop();
 }
 
-/// A server that is away shows although its client has another one.
+/// The metrics show that one server cannot be reached, although the client is connected to another.
 #[test]
 fn metrics_of_a_client_tell_its_servers_apart() {
     let target = target("ready ");

@@ -208,14 +208,14 @@ impl Served {
         Self::with(command.stderr(Stdio::piped()), |_| {})
     }
 
-    /// One whose standard error is a pipe that only the caller may read.
+    /// A server whose standard error is a pipe that only the caller may read.
     pub(crate) fn unheard(mut command: Command) -> (Self, ChildStderr) {
         let mut unread = None;
         let server = Self::with(command.stderr(Stdio::piped()), |child| unread = child.stderr.take());
         (server.unwrap(), unread.unwrap())
     }
 
-    /// One whose standard error is a file.
+    /// A server whose standard error is a file.
     pub(crate) fn heard_by(mut command: Command, log: fs::File) -> Self {
         Self::with(command.stderr(log), |_| {}).unwrap()
     }

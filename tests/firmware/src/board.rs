@@ -78,14 +78,14 @@ impl Clock {
         cortex_m::asm::wfi();
     }
 
-    /// Ticks of the timer, which wrap after [`RELOAD`]. The meter counts with them, and has no
-    /// interrupt: whether the one at zero has come could not be read together with the counter.
+    /// Ticks of the timer, which wrap after [`RELOAD`]. The meter uses no interrupt to count the
+    /// wraps, because the counter and the state of the interrupt cannot be read at the same time.
     #[cfg(feature = "meter")]
     pub(crate) fn ticks() -> u32 {
         RELOAD.wrapping_sub(SYST::get_current())
     }
 
-    /// Ticks since `before`, of which at most [`RELOAD`] can be told: 1.3 s.
+    /// Ticks since `before`, modulo [`RELOAD`] + 1: correct for up to 1.3 s.
     #[cfg(feature = "meter")]
     pub(crate) fn ticks_since(before: u32) -> u32 {
         Self::ticks().wrapping_sub(before) & RELOAD

@@ -346,7 +346,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let added = capacity_for(body, length, usize::MAX) - before;
         // The connection knows the limit of one answer.
         let limit = match self.machine.answer(id, length) {
-            // Nothing of it is sent before it is whole, so the client cannot make room by reading.
+            // A collected answer is not sent before it is whole. So the client cannot make room for
+            // it by reading, and it is refused.
             Ok(_) if added > 0 && queued.saturating_add(added) > bytes(self.max_queued) => {
                 u64::try_from(before).unwrap_or(u64::MAX)
             }

@@ -151,9 +151,9 @@ fn levels() -> Result<Option<Targets>, Failure> {
     .transpose()
 }
 
-/// Runs a command on this many threads, or on one for each core. On a single one, tasks wake each
-/// other without the system, and all that are ready run before the connection that sends what they
-/// have.
+/// Runs a command on `threads` threads, or on one for each core. A single thread takes the least
+/// processor time: tasks wake each other without a system call, and what several tasks have to send
+/// is sent together.
 fn block_on(threads: Option<u16>, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let mut builder = match threads {
         Some(1) => Builder::new_current_thread(),

@@ -395,7 +395,7 @@ fn sum_up(report: &Report, time: Duration) {
 }
 
 impl Args {
-    /// On how many threads to run, if not on one for each core.
+    /// How many threads to run on. `None` is one for each core.
     pub(crate) fn threads(&self) -> Option<u16> {
         self.threads.or((!self.forward.is_empty()).then_some(1))
     }

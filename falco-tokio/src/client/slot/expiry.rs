@@ -9,7 +9,7 @@ use super::super::connection::Connection;
 use super::{Current, Slot};
 use crate::error::Error;
 
-/// The time limit of a caller begins. `first` is the first time at which one passes.
+/// Starts the time limit of a caller. `first` is when the first limit of all callers passes.
 pub(super) fn start(waiter: &mut Waiter, now: Instant, first: &mut Option<Instant>) {
     waiter.start(now);
     *first = [*first, waiter.expires_at()].into_iter().flatten().min();

@@ -74,7 +74,8 @@ impl<S: Subscriber> Filter<S> for Limit {
     }
 }
 
-/// Whether the library has limited the rate of a warning. What it counts in it must not be lost.
+/// Whether the library itself limits the rate of this warning. It must not be suppressed here,
+/// because it contains how many warnings the library has left out.
 fn is_limited(event: &Event<'_>) -> bool {
     event.metadata().fields().field("left_out").is_some()
 }

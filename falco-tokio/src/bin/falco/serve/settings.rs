@@ -14,17 +14,18 @@ use crate::key::{self, KeyArgs, KeyList};
 /// while it starts.
 const OF_COMMAND: u64 = 4;
 
-/// Connections that wait for the header of their proxy: as many as the library has by default. It
-/// gives them a quarter of the descriptors at most, and does not know of those of commands and
-/// targets.
+/// How many connections may wait for the header of their proxy, which is the default of the
+/// library. The library gives them at most a quarter of the descriptors. It does not know how many
+/// the tool needs for commands and targets, so the tool subtracts both.
 const HEADERS: u64 = 4096 + 64;
 
 /// How many connections there may be.
 pub(super) struct Room {
-    /// Those of clients.
+    /// Connections of clients.
     connections: u32,
-    /// Those that are carried for one connection of a client, and for all.
+    /// Connections that are carried for one connection of a client.
     tunnels: u16,
+    /// Connections that are carried for all clients.
     pub(super) places: usize,
 }
 
@@ -37,11 +38,12 @@ impl Room {
                 places: 0,
             };
         }
-        // Their windows have to fit three quarters of what a connection may hold: others then wait
-        // for a place.
+        // The windows of all tunnels of a connection have to fit three quarters of what it may
+        // hold. Programs beyond that wait for a place.
         let most = u16::try_from(u32::MAX / 4 * 3 / args.window.max(1 << 10)).unwrap_or(u16::MAX);
         let tunnels = args.max_tunnels.min(most);
-        // The library sees to the descriptors of its own connections, and not to those to targets.
+        // The library counts the descriptors of its own connections, and not those of connections
+        // to targets.
         let wanted = u64::from(args.max_connections).saturating_add(4 * u64::from(tunnels));
         let allowed = raise(args, wanted);
         let connections = args.max_connections.min(u32::try_from(allowed / 4).unwrap_or(u32::MAX));
@@ -126,7 +128,7 @@ pub(super) fn builder(args: &Args, room: &Room) -> Result<(Option<Keys>, ServerB
         let windows = usize::from(tunnels).saturating_mul(usize::try_from(args.window).unwrap_or(usize::MAX));
         builder
             .streams(args.window, tunnels)
-            // Four times as many, of which windows take three quarters.
+            // The windows of four connections with all their tunnels fit three quarters of this.
             .max_held((windows / 3).saturating_mul(16).max(1 << 30))
     } else {
         builder
