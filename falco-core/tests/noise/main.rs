@@ -25,6 +25,7 @@ mod lifetime;
 mod open_cuts;
 mod open_ends;
 mod open_frames;
+mod open_states;
 mod open_writes;
 mod reads_of_any_size;
 mod reassembly;

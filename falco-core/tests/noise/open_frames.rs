@@ -250,6 +250,16 @@ fn credit_has_its_effect_at_a_server() {
             tells(NoiseEvent::Credit(1)),
         ),
         ("too much credit", credit(1, (1 << 31) - 2 * 1024 + 1), Does::Breaks),
+        (
+            "too much credit in two frames",
+            [credit(1, 1 << 30), credit(1, 1 << 30)].concat(),
+            Does::Breaks,
+        ),
+        (
+            "too much credit after CANCEL",
+            [raw_frame(CANCEL, 1, b""), credit(1, u32::MAX)].concat(),
+            Does::Breaks,
+        ),
         ("CREDIT of a number with a sign", credit(1, u32::MAX), Does::Breaks),
     ];
     for (what, frames, does) in rows {
@@ -404,6 +414,8 @@ fn the_window_and_credit_are_honoured_at_the_byte_by_the_reader() {
             [open(1, &[1; KIB]), raw_frame(PART, 1, &[1; 3 * KIB + 1])].concat(),
             false,
         ),
+        ([open(1, &[1; 4 * KIB]), raw_frame(PART, 1, &[1])].concat(), false),
+        ([open(1, &[1; 4 * KIB]), raw_frame(END, 1, &[])].concat(), true),
     ] {
         let mut rig = client();
         rig.request(b"?");
@@ -415,6 +427,16 @@ fn the_window_and_credit_are_honoured_at_the_byte_by_the_reader() {
             "{} bytes",
             frames.len()
         );
+    }
+    for over in [0, 1] {
+        let mut rig = client();
+        rig.request(b"?");
+        rig.sent();
+        rig.receive(&open(1, &[1; 3 * KIB]));
+        rig.machine.credit(rig.ids[&1], 2 * KIB, false).unwrap();
+        assert_eq!(rig.sent(), [(CREDIT, 1, 2048_u32.to_be_bytes().to_vec())]);
+        rig.receive(&raw_frame(PART, 1, &vec![1; 3 * KIB + over]));
+        assert_eq!(rig.machine.end().is_some(), over == 1);
     }
 }
 
