@@ -15,6 +15,8 @@ mod noise_streams;
 mod noise_streams_attacked;
 #[cfg(feature = "streams")]
 mod noise_streams_body;
+#[cfg(feature = "streams")]
+mod noise_streams_notes;
 mod pair;
 mod parser;
 
