@@ -14,11 +14,13 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
 
+use allocation_counter::measure;
 use bytes::Bytes;
 use common::key;
 use common::streaming::{Streaming, WINDOW, echo, receive, server, soon};
 use falco_tokio::{Client, Error, Fate, OnCancel, Refusal, RequestError, StreamRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -454,25 +456,50 @@ async fn a_handler_that_reads_on_after_its_answer_is_not_left_waiting() {
     assert_eq!((stats.requests, stats.answers, stats.failed), (1, 1, 0));
 }
 
-#[tokio::test]
-async fn many_short_pieces_and_one_long_one_take_no_more_memory_than_the_window() {
+/// A long chunk of a caller.
+const LONG: usize = 5_000_000;
+
+#[test]
+fn many_short_pieces_and_one_long_one_take_no_more_memory_than_the_window() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    // Both sides run on this thread.
+    let memory = measure(|| runtime.block_on(short_pieces_and_a_long_one()));
+    let held = usize::try_from(memory.bytes_max).unwrap() - LONG;
+    // For each body a window, which is 256 KiB at the client, and 128 KiB on their way; a piece of
+    // the long chunk; and what both connections and this test take.
+    assert!(
+        held < (64 << 10) + (256 << 10) + 2 * (128 << 10) + (320 << 10),
+        "{held}"
+    );
+}
+
+async fn short_pieces_and_a_long_one() {
+    const SHORT: usize = 600_000;
     let server = Streaming::start(server(), echo).await;
     let client = server.client().await;
-    let (mut sending, receiving) = client.open("").await.unwrap().split();
+    let (mut sending, mut receiving) = client.open("").await.unwrap().split();
     let writing = tokio::spawn(async move {
-        for _ in 0..100_000 {
-            sending.send("x").await.unwrap();
+        for _ in 0..SHORT {
+            sending.send(Bytes::from_static(b"x")).await.unwrap();
         }
-        sending.send(vec![b'y'; 5_000_000]).await.unwrap();
+        sending.send(vec![b'y'; LONG]).await.unwrap();
         sending.finish().unwrap();
     });
-    let whole = timeout(Duration::from_secs(60), receiving.collect(6_000_000))
-        .await
-        .unwrap()
-        .unwrap();
+    // All buffers are full, of short pieces first, and then of the long one.
+    sleep(Duration::from_millis(500)).await;
+    assert!(!writing.is_finished());
+    let mut at = 0;
+    while let Some(bytes) = timeout(Duration::from_secs(60), receiving.next()).await.unwrap() {
+        for byte in bytes.unwrap() {
+            assert_eq!(byte, if at < SHORT { b'x' } else { b'y' }, "at {at}");
+            at += 1;
+        }
+        if at == SHORT {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    assert_eq!(at, SHORT + LONG);
     writing.await.unwrap();
-    assert_eq!(whole.len(), 5_100_000);
-    assert!(whole[..100_000].iter().all(|byte| *byte == b'x') && whole[100_000..].iter().all(|byte| *byte == b'y'));
     assert_eq!(soon(client.request("whole")).await.unwrap(), "whole");
     server.stop().await;
 }
