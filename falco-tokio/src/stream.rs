@@ -179,7 +179,7 @@ impl fmt::Debug for SendStream {
 }
 
 /// Reads an open body. It implements [`AsyncRead`](tokio::io::AsyncRead) and
-/// [`Stream`](futures_core::Stream).
+/// [`Stream`](futures_core::Stream), and with the feature `http-body` `http_body::Body`.
 ///
 /// If it is dropped before the end of the body, a client cancels its request, and a server discards
 /// the rest.

@@ -78,6 +78,19 @@ impl futures_core::Stream for RecvStream {
     }
 }
 
+#[cfg(feature = "http-body")]
+impl http_body::Body for RecvStream {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
+        self.poll_bytes(cx).map_ok(http_body::Frame::data)
+    }
+}
+
 impl futures_sink::Sink<Bytes> for SendStream {
     type Error = Error;
 
