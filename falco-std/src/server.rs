@@ -240,6 +240,19 @@ impl Server {
         self.run_guest(stream, &Handlers::with_streams(handler, streams))
     }
 
+    /// Like [`serve_connection_streams`](Self::serve_connection_streams), with one handler for all
+    /// requests, as [`serve_all_streams`](Self::serve_all_streams) has.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn serve_connection_all_streams<C, S>(&self, stream: C, streams: S) -> io::Result<ConnectionError>
+    where
+        C: Stream + Send + 'static,
+        S: Fn(StreamRequest) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        self.run_guest(stream, &Handlers::all(streams))
+    }
+
     fn run_guest<H>(
         &self,
         stream: impl Stream + Send + 'static,

@@ -113,6 +113,24 @@ fn a_connection_over_any_stream_carries_open_requests() {
     });
 }
 
+#[test]
+fn one_handler_answers_all_requests_of_a_connection_over_any_stream() {
+    bounded(|| {
+        let server = server().unbound().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let serving = thread::spawn(move || server.serve_connection_all_streams(far, echo));
+        let client = Client::builder(key()).over(near).unwrap();
+        let mut call = client.open("open").unwrap();
+        call.finish().unwrap();
+        assert_eq!(call.collect(100).unwrap(), b"open");
+        assert_eq!(client.request("whole").unwrap(), b"whole");
+        client.close();
+        assert_eq!(serving.join().unwrap().unwrap(), ConnectionError::Closed);
+    });
+}
+
 /// A handler of a subscription, which sends a last message when its connection drains.
 fn subscription(mut request: StreamRequest) -> Result<(), HandlerError> {
     assert!(!request.is_closing());

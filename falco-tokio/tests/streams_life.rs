@@ -119,6 +119,20 @@ async fn a_connection_over_any_stream_carries_open_requests() {
     assert_eq!(soon(serving).await.unwrap().unwrap(), ConnectionError::Closed);
 }
 
+#[tokio::test]
+async fn one_handler_answers_all_requests_of_a_connection_over_any_stream() {
+    let server = server().unbound().unwrap();
+    let (near, far) = tokio::io::duplex(4096);
+    let serving = tokio::spawn(async move { server.serve_connection_all_streams(far, echo).await });
+    let client = Client::builder(key(1)).over(near).await.unwrap();
+    let mut call = client.open("open").await.unwrap();
+    call.finish().unwrap();
+    assert_eq!(soon(call.collect(100)).await.unwrap(), "open");
+    assert_eq!(soon(client.request("whole")).await.unwrap(), "whole");
+    client.close().await;
+    assert_eq!(soon(serving).await.unwrap().unwrap(), ConnectionError::Closed);
+}
+
 /// A handler of a subscription, which sends a last message when its connection drains.
 async fn subscription(mut request: StreamRequest) -> Result<(), HandlerError> {
     let mut closing = pin!(request.closing());

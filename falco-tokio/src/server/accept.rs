@@ -16,14 +16,15 @@ use tokio::net::UnixListener;
 use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
 use tracing::{debug, warn, warn_span};
 
-use super::Service;
 use super::connection::Connection;
 use super::control::Control;
 use super::handler::Handler;
 use super::headers::headers;
 use super::place::Place;
 use super::registry::Admitted;
-use super::streams::Handlers;
+use super::streams::{Handlers, StreamRequest};
+use super::{Server, Service};
+use crate::error::HandlerError;
 use crate::socket::{Socket, Stream};
 
 /// How long to wait after an error of accepting that does not concern a single connection, such as
@@ -180,6 +181,22 @@ pub(super) fn guest<H: Handler>(stream: impl Stream + 'static, handlers: &Arc<Ha
     let socket = Socket::Other(Box::new(stream));
     let place = Place::of_guest(number);
     Ok(Box::pin(connection(socket, machine, control, place, handlers)))
+}
+
+impl Server {
+    /// Like [`serve_connection`](Self::serve_connection), with one handler for all requests, as
+    /// [`serve_all_streams`](Self::serve_all_streams) has.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub async fn serve_connection_all_streams<C, S, F>(&self, stream: C, streams: S) -> io::Result<ConnectionError>
+    where
+        C: Stream + 'static,
+        S: Fn(StreamRequest) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        guest(stream, &Handlers::all(&self.service, streams))?.await
+    }
 }
 
 /// A connection that counts towards all limits, on a stream that the user passed in. Such streams
