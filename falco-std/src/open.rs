@@ -142,11 +142,7 @@ impl Call {
 
 /// The halves of a stream.
 pub(crate) fn halves(pipe: &Arc<Pipe>, kept: Option<&Kept>) -> (RecvStream, SendStream) {
-    let receiving = RecvStream {
-        pipe: Arc::clone(pipe),
-        ended: false,
-        _kept: kept.cloned(),
-    };
+    let receiving = RecvStream::new(pipe, kept);
     let sending = SendStream {
         pipe: Arc::clone(pipe),
         _kept: kept.cloned(),
@@ -177,7 +173,17 @@ impl SendStream {
     /// [`Error::Stopped`] if the other side takes nothing more; otherwise why the request has
     /// failed.
     pub fn send(&mut self, bytes: impl Into<Vec<u8>>) -> Result<(), Error> {
-        self.pipe.send(bytes.into())
+        self.pipe.send(bytes.into(), false)
+    }
+
+    /// Sends the last bytes and ends the body, as [`send`](Self::send) and
+    /// [`finish`](Self::finish) do. The answer to a request that was sent as a whole is then sent
+    /// as a whole too, if these are all its bytes.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn finish_with(&mut self, bytes: impl Into<Vec<u8>>) -> Result<(), Error> {
+        self.pipe.send(bytes.into(), true)
     }
 
     /// Ends the body. Only then is it complete for the other side.
@@ -192,7 +198,7 @@ impl SendStream {
 impl Write for SendStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let piece = buf.get(..PIECE).unwrap_or(buf);
-        self.pipe.send(piece.to_vec()).map_err(io_error)?;
+        self.pipe.send(piece.to_vec(), false).map_err(io_error)?;
         Ok(piece.len())
     }
 
@@ -225,6 +231,16 @@ pub struct RecvStream {
 }
 
 impl RecvStream {
+    /// The half that reads, which shares `pipe` with the connection of its request. `kept` is
+    /// dropped with the last half.
+    pub(crate) fn new(pipe: &Arc<Pipe>, kept: Option<&Kept>) -> Self {
+        Self {
+            pipe: Arc::clone(pipe),
+            ended: false,
+            _kept: kept.cloned(),
+        }
+    }
+
     /// Waits for the next bytes, at least one; `None` at the end of a whole body. Bytes that arrive
     /// wait in a buffer, which is bounded by the window. Reading makes room for more.
     ///

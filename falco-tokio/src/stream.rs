@@ -113,16 +113,13 @@ impl Call {
 
     /// Waits until the request has begun.
     pub(crate) async fn begun(&self) -> Result<(), Error> {
-        poll_fn(|cx| self.sending.pipe.poll_begun(cx)).await
+        self.receiving.begun().await
     }
 }
 
 /// The halves of a stream.
 pub(crate) fn halves(pipe: &Arc<Pipe>) -> (RecvStream, SendStream) {
-    let receiving = RecvStream {
-        pipe: Arc::clone(pipe),
-        ended: false,
-    };
+    let receiving = RecvStream::new(pipe);
     let sending = SendStream { pipe: Arc::clone(pipe) };
     (receiving, sending)
 }
@@ -154,6 +151,17 @@ impl SendStream {
     pub async fn send(&mut self, bytes: impl Into<Bytes>) -> Result<(), Error> {
         poll_fn(|cx| self.pipe.poll_ready(cx)).await?;
         self.pipe.send(bytes.into())
+    }
+
+    /// Sends the last bytes and ends the body, as [`send`](Self::send) and
+    /// [`finish`](Self::finish) do. The answer to a request that was sent as a whole is then sent
+    /// as a whole too, if these are all its bytes.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub async fn finish_with(&mut self, bytes: impl Into<Bytes>) -> Result<(), Error> {
+        poll_fn(|cx| self.pipe.poll_ready(cx)).await?;
+        self.pipe.finish_with(bytes.into())
     }
 
     /// Ends the body. Only then is it complete for the other side. Repeated calls do nothing, and
@@ -190,6 +198,17 @@ pub struct RecvStream {
 }
 
 impl RecvStream {
+    /// The half of a request that shares `pipe` with its connection.
+    pub(crate) fn new(pipe: &Arc<Pipe>) -> Self {
+        let pipe = Arc::clone(pipe);
+        Self { pipe, ended: false }
+    }
+
+    /// Waits until the request has begun, or the answer if the request is not open.
+    pub(crate) async fn begun(&self) -> Result<(), Error> {
+        poll_fn(|cx| self.pipe.poll_begun(cx)).await
+    }
+
     /// The next bytes, at least one; `None` at the end of a whole body. Bytes that arrive wait in a
     /// buffer, which is bounded by the window. Reading makes room for more.
     ///

@@ -2,7 +2,7 @@
 //! reports to it.
 
 use super::streams::{ENOUGH, StreamError};
-use crate::error::LostRequest;
+use crate::error::{LostRequest, RequestError};
 
 /// When a reader has taken this many bytes, the connection gives credit for them.
 const TAKEN: usize = 64 << 10;
@@ -52,6 +52,10 @@ pub struct Halves<E> {
     pub(super) answered: bool,
     /// The connection drops the rest of the request.
     pub(super) discarded: bool,
+    /// The request has arrived as a whole.
+    pub(super) is_whole: bool,
+    /// The connection has refused the request, because of its answer.
+    pub(super) refused: Option<RequestError>,
     /// The client has cancelled the request.
     pub(super) cancelled: bool,
 }
@@ -62,6 +66,15 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     #[must_use]
     pub fn of_client(window_kib: u16) -> Self {
         Self::new(usize::from(window_kib) << 10, true)
+    }
+
+    /// Those of a request that a client sends whole, and of which it only reads the answer.
+    #[must_use]
+    pub fn of_reader(window_kib: u16) -> Self {
+        Self {
+            finished: true,
+            ..Self::of_client(window_kib)
+        }
     }
 
     /// The connection is notified when the reader has taken a quarter of the `window` of this side,
@@ -87,6 +100,8 @@ impl<E: Clone + From<StreamError>> Halves<E> {
             answered: false,
             discarded: false,
             cancelled: false,
+            is_whole: false,
+            refused: None,
         }
     }
 
@@ -187,6 +202,20 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     #[must_use]
     pub const fn drops_output(&self) -> bool {
         self.output.is_some() || self.failed
+    }
+
+    /// Whether the request has arrived as a whole.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// Whether the answer is complete before the connection has begun it, and the request is whole.
+    /// The connection then sends an answer of one chunk with its length, as that of a handler that
+    /// returns its answer, and takes that chunk at once, whatever its length.
+    #[must_use]
+    pub const fn is_answer_whole(&self) -> bool {
+        self.is_whole && !self.answering && self.will_finish()
     }
 
     pub(super) const fn wants_no_input(&self) -> bool {

@@ -35,6 +35,7 @@ mod streams_memory;
 mod streams_random;
 mod streams_turns;
 mod times;
+mod whole_answers;
 mod world;
 
 use core::time::Duration;

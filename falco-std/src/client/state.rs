@@ -11,7 +11,8 @@ use falco_core::keys::ClientKeys;
 use falco_core::mux::{Call, ClientMux, ClientStep, History, Unfinished};
 use falco_core::{ClientConnection, ConnectionError, Ending, Fate, Instant, LostRequest, RequestError, Settings};
 
-use self::open::{Waiter, arrive};
+pub(super) use self::open::Begin;
+use self::open::{Waiter, arrive, begin};
 use self::read_lock::ReadLock;
 use super::limit::Limit;
 use super::outcome::{Ended, Job, Outcome, Reply, waiting_for};
@@ -261,7 +262,12 @@ impl State {
                 }
                 Progress::Consumed(consumed)
             }
-            ClientStep::Opened { consumed, ticket, body } | ClientStep::Part { consumed, ticket, body } => {
+            ClientStep::Opened { consumed, ticket, body } => {
+                begin(&mut self.mux, ticket);
+                arrive(&mut self.mux, ticket, body);
+                Progress::Consumed(consumed)
+            }
+            ClientStep::Part { consumed, ticket, body } => {
                 arrive(&mut self.mux, ticket, body);
                 Progress::Consumed(consumed)
             }

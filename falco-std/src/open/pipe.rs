@@ -279,7 +279,10 @@ impl Pipe {
     ) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;
-            pump(halves, &mut || outgoing.pop_piece())
+            // No writer would wait for its turn.
+            let at_once = halves.is_answer_whole();
+            let mut next = || if at_once { outgoing.pop() } else { outgoing.pop_piece() };
+            pump(halves, &mut next)
         })
     }
 
@@ -333,17 +336,21 @@ impl Pipe {
         self.take_arrived(|arrived| arrived.read(buf))
     }
 
-    /// Waits until there is room, then queues bytes to send.
-    pub(super) fn send(&self, bytes: Vec<u8>) -> Result<(), Error> {
+    /// Waits until there is room, then queues bytes to send, and their end if they are the `last`
+    /// ones.
+    pub(super) fn send(&self, bytes: Vec<u8>, last: bool) -> Result<(), Error> {
         let bytes = without_unused(bytes);
         let mut state = self.lock();
         while !state.halves.may_send().map_err(|why| why.0)? {
             state.writer_waits = true;
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let has = state.halves.send(bytes.len());
+        let mut has = state.halves.send(bytes.len());
         if !bytes.is_empty() {
             state.outgoing.push(bytes);
+        }
+        if last {
+            has |= state.halves.finish().map_err(|why| why.0)?;
         }
         self.notify(state, has);
         Ok(())
@@ -386,7 +393,7 @@ mod tests {
     fn finishing_after_a_whole_answer_is_no_error() {
         let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));
         pipe.update(Halves::complete);
-        assert!(pipe.send(b"more".to_vec()).is_err());
+        assert!(pipe.send(b"more".to_vec(), false).is_err());
         assert!(pipe.finish().is_ok());
     }
 
@@ -412,7 +419,7 @@ mod tests {
         const LENGTH: usize = 5 * PIECE + 1;
         for (pieces, expected) in [(0, vec![LENGTH]), (2, vec![LENGTH - 2 * PIECE]), (6, vec![])] {
             let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));
-            pipe.send(vec![7; LENGTH])?;
+            pipe.send(vec![7; LENGTH], false)?;
             let taken: Vec<_> = pipe.pump(|_, next| core::iter::from_fn(next).take(pieces).collect());
             let rest: Vec<_> = pipe.hand_over(|_, next| core::iter::from_fn(next).collect());
             let lengths: Vec<_> = rest.iter().map(Vec::len).collect();
@@ -439,7 +446,7 @@ mod tests {
         let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));
         let mut long = vec![7; 1 << 20];
         long.truncate(20_000);
-        pipe.send(long)?;
+        pipe.send(long, false)?;
         let taken = pipe.hand_over(|_, next| next());
         assert_eq!(taken.map(|chunk| chunk.capacity()), Some(20_000));
         Ok(())

@@ -24,6 +24,7 @@ pub struct StreamRequest {
     /// answer that is finished ends the request, also if its body is not complete.
     pub answer: SendStream,
     request: Request,
+    is_whole: bool,
     /// Weak, so that a handler does not keep the stream of a connection that has ended.
     conn: Weak<Conn>,
 }
@@ -35,8 +36,17 @@ impl StreamRequest {
             body,
             answer,
             request,
+            is_whole: pipe.update(|halves| halves.is_whole()),
             conn,
         }
+    }
+
+    /// Whether the request was sent as a whole, by [`Client::request`](crate::Client::request) or
+    /// [`Client::request_stream`](crate::Client::request_stream). Its body is complete and is
+    /// within the largest message.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// As [`Request::peer`].

@@ -17,7 +17,7 @@ use super::callers::{Answer, Answers, CallerId, Callers};
 use super::connection::Connection;
 use super::env::Env;
 use crate::error::Error;
-use crate::stream::{ConnectionHandle, Pipe};
+use crate::stream::{ConnectionHandle, Pipe, RecvStream};
 
 /// Marks the tickets of open requests.
 const OPEN: u64 = 1 << 63;
@@ -221,13 +221,8 @@ impl Shared {
         }
         state.open_tickets += 1;
         let ticket = OPEN | state.open_tickets;
-        let handle = StreamHandle {
-            shared: Arc::clone(self),
-            ticket,
-            _place: place,
-        };
-        self.opens.fetch_add(1, Ordering::Relaxed);
-        let pipe = Pipe::new(Box::new(handle), Halves::of_client(env.settings.window_kib()));
+        let halves = Halves::of_client(env.settings.window_kib());
+        let pipe = Pipe::new(Box::new(self.stream_handle(ticket, place)), halves);
         let halves = crate::stream::Call::new(&pipe);
         let mut call = OpenCall::new(ticket, Waiter::stream(pipe, limit, Arc::clone(env)));
         // It fails only on a request that is finished, and this one is new.
@@ -235,6 +230,39 @@ impl Shared {
         state.orders.others.push(Order::Begin(Box::new(call)));
         Self::wake(state);
         Ok(halves)
+    }
+
+    /// Queues a request whose answer is read while it arrives. The limit is for the time until it
+    /// begins.
+    pub(super) fn request_stream(
+        self: &Arc<Self>,
+        body: Bytes,
+        limit: Option<Limit>,
+        place: OwnedSemaphorePermit,
+        env: &Arc<Env>,
+    ) -> Result<RecvStream, Error> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        state.tickets += 1;
+        let ticket = state.tickets;
+        let halves = Halves::of_reader(env.settings.window_kib());
+        let pipe = Pipe::new(Box::new(self.stream_handle(ticket, place)), halves);
+        let answer = RecvStream::new(&pipe);
+        let call = Call::new(ticket, body, Waiter::stream(pipe, limit, Arc::clone(env)));
+        state.orders.requests.push(Some(call.streaming()));
+        Self::wake(state);
+        Ok(answer)
+    }
+
+    fn stream_handle(self: &Arc<Self>, ticket: u64, place: OwnedSemaphorePermit) -> StreamHandle {
+        self.opens.fetch_add(1, Ordering::Relaxed);
+        StreamHandle {
+            shared: Arc::clone(self),
+            ticket,
+            _place: place,
+        }
     }
 
     fn wake(mut state: MutexGuard<'_, State>) {

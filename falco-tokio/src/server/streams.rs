@@ -32,12 +32,26 @@ pub struct StreamRequest {
     /// answer that is finished ends the request, also if its body is not complete.
     pub answer: SendStream,
     request: Request,
+    is_whole: bool,
 }
 
 impl StreamRequest {
     pub(super) fn new(pipe: &Arc<Pipe>, request: Request) -> Self {
         let (body, answer) = crate::stream::halves(pipe);
-        Self { body, answer, request }
+        Self {
+            body,
+            answer,
+            request,
+            is_whole: pipe.update(|halves| halves.is_whole()),
+        }
+    }
+
+    /// Whether the request was sent as a whole, by [`Client::request`](crate::Client::request) or
+    /// [`Client::request_stream`](crate::Client::request_stream). Its body is complete and is
+    /// within the largest message.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// As [`Request::peer`].

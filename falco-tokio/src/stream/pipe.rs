@@ -51,6 +51,8 @@ struct State {
     reader: Option<Waker>,
     /// Bytes that the connection has not accepted yet.
     outgoing: Chunks,
+    /// Bytes that the writer has sent in all.
+    sent: usize,
     writer: Option<Waker>,
     /// Waits until the request has begun.
     opener: Option<Waker>,
@@ -83,6 +85,7 @@ impl Pipe {
             arrived: Chunks::default(),
             reader: None,
             outgoing: Chunks::default(),
+            sent: 0,
             writer: None,
             opener: None,
         };
@@ -151,7 +154,16 @@ impl Pipe {
     ) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;
-            pump(halves, &mut || outgoing.pop_piece())
+            // No writer would wait for its turn.
+            let at_once = halves.is_answer_whole();
+            let mut next = || {
+                if at_once {
+                    outgoing.pop_rest()
+                } else {
+                    outgoing.pop_piece()
+                }
+            };
+            pump(halves, &mut next)
         })
     }
 
@@ -164,6 +176,12 @@ impl Pipe {
             let State { halves, outgoing, .. } = state;
             pump(halves, &mut || outgoing.pop_rest())
         })
+    }
+
+    /// The length of the answer to a whole request, which the handler has finished.
+    pub(crate) fn whole_answer(&self) -> Option<usize> {
+        let state = self.lock();
+        state.halves.is_whole().then_some(state.sent)
     }
 
     /// The handler has ended. Returns how many bytes its writer has left that are to be sent.
@@ -221,8 +239,21 @@ impl Pipe {
         let mut state = self.lock();
         state.halves.may_send().map_err(|why| why.0)?;
         let has = state.halves.send(bytes.len());
+        state.sent += bytes.len();
         state.outgoing.add(bytes);
         self.notify(state, has);
+        Ok(())
+    }
+
+    /// Queues the last bytes to send, together with their end.
+    pub(super) fn finish_with(&self, bytes: Bytes) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.halves.may_send().map_err(|why| why.0)?;
+        let sends = state.halves.send(bytes.len());
+        state.sent += bytes.len();
+        state.outgoing.add(bytes);
+        let has = state.halves.finish().map_err(|why| why.0)?;
+        self.notify(state, sends || has);
         Ok(())
     }
 

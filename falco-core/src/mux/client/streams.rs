@@ -170,10 +170,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         }
     }
 
-    /// Moves data between the halves of an open request and the connection: gives credit for what
-    /// its caller has taken, and accepts what it has sent, which `next` takes out. Call it when a
-    /// half has something for the connection, and for what [`poll_writable`](Self::poll_writable)
-    /// returns.
+    /// Moves data between the halves of a request and the connection: gives credit for what its
+    /// caller has taken, and accepts what it has sent of an open one, which `next` takes out. Call
+    /// it when a half has something for the connection, and for what
+    /// [`poll_writable`](Self::poll_writable) returns.
     ///
     /// If the caller has dropped a half before its body was complete, the request is cancelled, and
     /// its waiter is returned.
@@ -186,7 +186,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let (taken, waits) = halves.take_reading();
         if halves.is_given_up() {
             halves.fail(StreamError::Ended.into());
-            return self.cancel_open(ticket).map(|(waiter, _)| waiter);
+            let open = self.cancel_open(ticket).map(|(waiter, _)| waiter);
+            return open.or_else(|| self.cancel(ticket).map(|(call, _)| call.waiter));
         }
         if taken > 0 || waits {
             self.credit(ticket, taken, waits);

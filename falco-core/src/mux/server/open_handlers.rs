@@ -29,8 +29,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// As [`begin_handler`](Self::begin_handler) for a request that has arrived as a whole, which
     /// [`Request`](super::ServerStep::Request) has returned, and whose handler writes an open
-    /// answer. Pass the body to the halves as one that has arrived and ended. A client that wants a
-    /// whole answer collects it.
+    /// answer. Pass the body to the halves as one that has arrived and ended. An answer that is one
+    /// chunk and [complete](Halves::is_answer_whole) before it begins is sent as a whole; another
+    /// one is collected by a client that wants a whole answer.
     ///
     /// `None` if twice as many of these handlers run as requests may be in flight.
     pub fn begin_whole<E: Clone + From<StreamError>>(&mut self, id: RequestId) -> Option<Halves<E>> {
@@ -41,7 +42,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             return None;
         }
         handlers.insert(id.key());
-        Some(Halves::new(bytes(self.machine.window()), false))
+        let mut halves = Halves::new(bytes(self.machine.window()), false);
+        halves.is_whole = true;
+        Some(halves)
     }
 
     /// Moves data between the halves of an open request and the connection: gives credit for what
@@ -62,13 +65,25 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         } else if taken > 0 || waits {
             self.credit(id, taken, waits);
         }
-        if let Err(why) = self.accept_answer(id, halves, next, false) {
+        self.accept_answer(id, halves, next, false);
+    }
+
+    /// Accepts what of an answer there is room for, or `all` of it. If the connection takes nothing
+    /// more, this ends the output of the halves.
+    fn accept_answer<E: Clone + From<StreamError>>(
+        &mut self,
+        id: RequestId,
+        halves: &mut Halves<E>,
+        next: impl FnMut() -> Option<B>,
+        all: bool,
+    ) {
+        if let Err(why) = self.accept_chunks(id, halves, next, all) {
             halves.end_output(why);
+            halves.refused = halves.refused.or(why.request_error());
         }
     }
 
-    /// Accepts what of an answer there is room for, or `all` of it.
-    fn accept_answer<E: Clone + From<StreamError>>(
+    fn accept_chunks<E: Clone + From<StreamError>>(
         &mut self,
         id: RequestId,
         halves: &mut Halves<E>,
@@ -81,8 +96,23 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 if !halves.has_output() {
                     return Ok(());
                 }
-                self.open_answer(id)?;
-                halves.answering = true;
+                let first = if halves.is_answer_whole() {
+                    halves.next(&mut next)
+                } else {
+                    None
+                };
+                match first {
+                    Some(body) if halves.is_finished() => {
+                        self.queue_answer(id, body).map_err(StreamError::Request)?;
+                        halves.answer();
+                        return Ok(());
+                    }
+                    first => {
+                        self.open_answer(id)?;
+                        halves.answering = true;
+                        first.map_or(Ok(()), |chunk| self.write(id, chunk))?;
+                    }
+                }
             }
             if !all && !self.wants(id) {
                 return Ok(());
@@ -118,19 +148,15 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         next: impl FnMut() -> Option<B>,
     ) -> Result<bool, RequestError> {
         self.end_handler(id);
-        let mut refused = None;
         if !halves.cancelled && halves.will_finish() {
             // The rest of the answer is accepted at once, so that it counts as queued.
-            if let Err(why) = self.accept_answer(id, halves, next, true) {
-                halves.end_output(why);
-                refused = why.request_error();
-            }
+            self.accept_answer(id, halves, next, true);
         }
         if !halves.cancelled && halves.answered {
             return Ok(true);
         }
         halves.fail(StreamError::Ended.into());
-        if let Some(refused) = refused {
+        if let Some(refused) = halves.refused {
             return Err(refused);
         }
         // An answer that was not finished was dropped.

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Weak};
 
-use falco_core::mux::{Halves, OpenCall, OpenRejected, UnfinishedOpen};
+use falco_core::mux::{Call, Halves, OpenCall, OpenRejected, UnfinishedOpen};
 use falco_core::{Fate, LostRequest};
 
 use super::super::outcome::{Job, Outcome, Reply};
 use super::super::stats::Counters;
-use super::{Mux, Slot, State};
+use super::{Mux, Slot, State, job_of};
 use crate::error::Error;
 use crate::open::{ConnectionHandle, HalfError, Pipe};
 use crate::shared::Shared;
@@ -19,8 +19,9 @@ pub(in crate::client) enum Waiter {
     Stream(Stream),
 }
 
-/// The halves of an open request, and the caller who waits until it has begun. If this is dropped
-/// before the request has ended, they fail.
+/// The halves of an open request, and the caller who waits until it has begun. Or the half that
+/// reads the answer to another request, and the caller who waits for its beginning. If this is
+/// dropped before the request has ended, they fail.
 pub(in crate::client) struct Stream {
     pipe: Arc<Pipe>,
     opener: Arc<Slot>,
@@ -45,6 +46,9 @@ impl Waiter {
             Self::Stream(stream) => {
                 stream.pipe.arrive(&body);
                 self.end_stream();
+                if !stream.begun {
+                    stream.opener.end(Outcome::Done(Reply::Begun));
+                }
             }
         }
     }
@@ -76,7 +80,7 @@ impl Waiter {
     pub(in crate::client) fn retry(&self, job: Job) {
         match self {
             Self::Caller(slot) => slot.end(Outcome::Retry(job)),
-            Self::Stream(stream) => stream.opener.end(Outcome::Retry(Job::default())),
+            Self::Stream(stream) => stream.opener.end(Outcome::Retry(job)),
         }
     }
 
@@ -85,6 +89,15 @@ impl Waiter {
             Self::Stream(stream) => Some(&stream.pipe),
             Self::Caller(_) => None,
         }
+    }
+}
+
+/// The request has begun, or an open answer to one that is not open.
+pub(in crate::client) fn begin(mux: &mut Mux, ticket: u64) {
+    if let Some(Waiter::Stream(stream)) = mux.stream_waiter(ticket)
+        && !core::mem::replace(&mut stream.begun, true)
+    {
+        stream.opener.end(Outcome::Done(Reply::Begun));
     }
 }
 
@@ -111,7 +124,7 @@ impl ConnectionHandle for StreamHandle {
 }
 
 /// Where the caller of an open request waits until it has begun, and what its halves will share.
-type Begin = (Arc<Slot>, Arc<Pipe>);
+pub(in crate::client) type Begin = (Arc<Slot>, Arc<Pipe>);
 
 impl State {
     /// Queues an open request that begins with `first`.
@@ -124,20 +137,9 @@ impl State {
         if !self.is_open() {
             return Err(Outcome::Retry(Job::default()));
         }
-        let opener = self.slot();
-        let ticket = opener.ticket();
-        let handle = StreamHandle {
-            shared: Arc::downgrade(shared),
-            ticket,
-        };
-        let pipe = Pipe::new(Box::new(handle), Halves::of_client(self.window_kib));
-        let stream = Stream {
-            pipe: Arc::clone(&pipe),
-            opener: Arc::clone(&opener),
-            begun: false,
-            counters: Arc::clone(counters),
-        };
-        let mut call = OpenCall::new(ticket, Waiter::Stream(stream));
+        let halves = Halves::of_client(self.window_kib);
+        let (stream, (opener, pipe)) = self.stream(halves, shared, counters);
+        let mut call = OpenCall::new(opener.ticket(), stream);
         // A request that is not finished accepts it.
         let _ = call.write(first);
         match self.mux.open(call) {
@@ -147,24 +149,66 @@ impl State {
         }
     }
 
-    /// Wakes the callers whose open requests have begun. Call it after sealing.
-    pub(in crate::client) fn note_begun(&mut self) {
-        while let Some(ticket) = self.mux.poll_begun() {
-            if let Some(Waiter::Stream(stream)) = self.mux.stream_waiter(ticket) {
-                stream.begun = true;
-                stream.opener.end(Outcome::Done(Reply::Begun));
-            }
+    /// Queues a request whose answer is read while it arrives.
+    pub(in crate::client) fn request_stream(
+        &mut self,
+        job: Job,
+        shared: &Arc<Shared<Self>>,
+        counters: &Arc<Counters>,
+    ) -> Result<Begin, Outcome<Arc<Pipe>>> {
+        if !self.is_open() {
+            return Err(Outcome::Retry(job));
+        }
+        let halves = Halves::of_reader(self.window_kib);
+        let (stream, begin) = self.stream(halves, shared, counters);
+        let mut call = Call::new(begin.0.ticket(), job.body, stream).streaming();
+        call.attempts = job.attempts;
+        match self.mux.request(call) {
+            Ok(()) => Ok(begin),
+            Err((call, None)) => Err(Outcome::Retry(job_of(call).1)),
+            Err((_, Some(error))) => Err(Outcome::Failed(Error::Request(error))),
         }
     }
 
-    /// Cancels an open request whose caller no longer waits until it begins, unless it has. Returns
-    /// its fate.
+    fn stream(
+        &mut self,
+        halves: Halves<HalfError>,
+        shared: &Arc<Shared<Self>>,
+        counters: &Arc<Counters>,
+    ) -> (Waiter, Begin) {
+        let opener = self.slot();
+        let handle = StreamHandle {
+            shared: Arc::downgrade(shared),
+            ticket: opener.ticket(),
+        };
+        let pipe = Pipe::new(Box::new(handle), halves);
+        let stream = Stream {
+            pipe: Arc::clone(&pipe),
+            opener: Arc::clone(&opener),
+            begun: false,
+            counters: Arc::clone(counters),
+        };
+        (Waiter::Stream(stream), (opener, pipe))
+    }
+
+    /// Wakes the callers whose open requests have begun. Call it after sealing.
+    pub(in crate::client) fn note_begun(&mut self) {
+        while let Some(ticket) = self.mux.poll_begun() {
+            begin(&mut self.mux, ticket);
+        }
+    }
+
+    /// Cancels a request whose caller no longer waits until it or its answer begins, unless it has.
+    /// Returns its fate.
     pub(in crate::client) fn cancel_opening(&mut self, ticket: u64) -> Fate {
         let cancelled = match self.mux.stream_waiter(ticket) {
-            Some(Waiter::Stream(stream)) if !stream.begun => self.mux.cancel_open(ticket),
+            Some(Waiter::Stream(stream)) if !stream.begun => {
+                let open = self.mux.cancel_open(ticket).map(|(_, fate)| fate);
+                open.or_else(|| self.mux.cancel(ticket).map(|(_, fate)| fate))
+            }
             _ => None,
         };
-        cancelled.map_or(LostRequest::DROPPED.fate, |(_, fate)| fate)
+        cancelled.unwrap_or(LostRequest::DROPPED.fate)
     }
 
     fn pipe(&mut self, ticket: u64) -> Option<Arc<Pipe>> {

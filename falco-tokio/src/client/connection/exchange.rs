@@ -73,7 +73,12 @@ impl Connection {
                         return Pause::Report(event);
                     }
                 }
-                ClientStep::Opened { consumed, ticket, body } | ClientStep::Part { consumed, ticket, body } => {
+                ClientStep::Opened { consumed, ticket, body } => {
+                    streams::begin(&mut self.mux, ticket);
+                    streams::arrive(&mut self.mux, ticket, body);
+                    self.line.consume(consumed);
+                }
+                ClientStep::Part { consumed, ticket, body } => {
                     streams::arrive(&mut self.mux, ticket, body);
                     self.line.consume(consumed);
                 }

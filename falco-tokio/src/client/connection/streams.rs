@@ -9,6 +9,16 @@ use super::super::call::{OpenCall, Waiter};
 use super::{Connection, Mux};
 use crate::stream::Pipe;
 
+/// An open answer begins. From now on its request has no time limit.
+pub(super) fn begin(mux: &mut Mux, ticket: u64) {
+    if let Some(waiter) = mux.stream_waiter(ticket) {
+        waiter.limit = None;
+        if let Some(pipe) = waiter.pipe() {
+            pipe.update(Halves::begin);
+        }
+    }
+}
+
 /// Bytes of an open answer have arrived.
 pub(super) fn arrive(mux: &mut Mux, ticket: u64, body: &[u8]) {
     if let Some(pipe) = mux.stream_waiter(ticket).and_then(|waiter| waiter.pipe()) {

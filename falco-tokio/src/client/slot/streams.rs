@@ -1,7 +1,5 @@
 //! Open requests that wait for a connection, or that one has.
 
-use std::collections::btree_map::Entry;
-
 use falco_core::Fate;
 use falco_core::mux::Halves;
 
@@ -24,10 +22,11 @@ impl Slot {
 
     /// A half of an open request has work for its connection.
     pub(super) fn pump(&mut self, ticket: u64) {
-        if let Entry::Occupied(waiting) = self.waiting_open.entry(ticket) {
-            let pipe = waiting.get().waiter.pipe();
-            if pipe.is_some_and(|pipe| pipe.update(Halves::is_given_up)) {
-                waiting.remove();
+        let open = self.waiting_open.get(&ticket).map(|call| &call.waiter);
+        let whole = || self.waiting.get(&ticket).map(|call| &call.waiter);
+        if let Some(waiter) = open.or_else(whole) {
+            if waiter.pipe().is_some_and(|pipe| pipe.update(Halves::is_given_up)) {
+                drop((self.waiting_open.remove(&ticket), self.waiting.remove(&ticket)));
             }
             return;
         }

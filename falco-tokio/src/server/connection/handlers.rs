@@ -84,6 +84,9 @@ impl<H: Handler> Connection<H> {
         match handled {
             Ok(true) => {
                 counters.answers.add(1);
+                if let Some(length) = open.and_then(|pipe| pipe.whole_answer()) {
+                    counters.metrics.answer_length.length(length);
+                }
                 if let Some(NoAnswer::Failed(error)) = failure {
                     warn_limited!(
                         warnings.failed,

@@ -1,0 +1,104 @@
+//! Requests with a length whose handlers answer in pieces, and whose callers read in pieces.
+
+use crate::duo::{Duo, Event, settings};
+use falco_core::mux::{Call, Halves, StreamError};
+use falco_core::{Fate, RequestError};
+
+type Half = Halves<StreamError>;
+
+/// A request whose caller reads its answer in pieces, and the halves of its handler.
+fn subscribed(duo: &mut Duo, ticket: u64) -> Half {
+    let call = Call::new(ticket, b"tail".to_vec(), ticket).streaming();
+    assert!(duo.client.request(call).is_ok());
+    duo.settle();
+    let mut halves: Half = duo.server.begin_whole(duo.id(ticket)).unwrap();
+    assert!(halves.is_whole());
+    assert!(halves.arrived(4));
+    halves.end_input();
+    halves
+}
+
+#[test]
+fn an_answer_that_is_complete_before_it_begins_is_sent_with_its_length() {
+    let mut duo = Duo::new(&settings(), &settings());
+    for (ticket, length) in [(1, 1), (2, 1000), (3, 100_000)] {
+        let mut halves = subscribed(&mut duo, ticket);
+        assert!(halves.send(length));
+        halves.finish().unwrap();
+        assert!(halves.is_answer_whole());
+        let mut chunk = Some(vec![7; length]);
+        duo.server.pump(duo.ids[&ticket], &mut halves, || chunk.take());
+        assert!(halves.is_answered());
+        assert_eq!(duo.settle().1, [Event::Whole(ticket, vec![7; length])]);
+        let handled = duo.server.handled(duo.ids[&ticket], &mut halves, Ok(()), || None);
+        assert_eq!(handled, Ok(true));
+    }
+    // In two chunks it is open, and so is one that has begun or is empty.
+    let mut halves = subscribed(&mut duo, 4);
+    assert!(halves.send(1) && !halves.send(1));
+    halves.finish().unwrap();
+    let mut chunks = vec![vec![2], vec![1]];
+    duo.server.pump(duo.ids[&4], &mut halves, || chunks.pop());
+    let events = duo.settle().1;
+    assert_eq!(events.first(), Some(&Event::Opened(4, vec![1, 2])), "{events:?}");
+    assert_eq!(events.last(), Some(&Event::Ended(4)));
+    let mut halves = subscribed(&mut duo, 5);
+    halves.finish().unwrap();
+    duo.server.pump(duo.ids[&5], &mut halves, || None);
+    assert_eq!(duo.settle().1.last(), Some(&Event::Ended(5)));
+}
+
+/// The handler has not returned when the connection finds that out.
+#[test]
+fn a_whole_answer_that_is_larger_than_the_client_reads_is_refused_as_that() {
+    let client = settings().with_max_message(1000);
+    let mut duo = Duo::new(&client, &settings());
+    let mut halves = subscribed(&mut duo, 1);
+    assert!(halves.send(1001));
+    halves.finish().unwrap();
+    let mut chunk = Some(vec![7; 1001]);
+    duo.server.pump(duo.ids[&1], &mut halves, || chunk.take());
+    let too_large = RequestError::TooLarge {
+        length: 1001,
+        limit: 1000,
+    };
+    assert_eq!(halves.may_send(), Err(StreamError::Request(too_large)));
+    let handled = duo.server.handled(duo.ids[&1], &mut halves, Ok(()), || None);
+    assert_eq!(handled, Err(too_large));
+    let events = duo.settle().1;
+    assert!(
+        matches!(events.as_slice(), [Event::CallRefused(1, _, false)]),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn a_caller_that_drops_its_half_cancels_the_request_before_and_after_the_answer_begins() {
+    let mut duo = Duo::new(&settings(), &settings());
+    for begins in [false, true] {
+        let ticket = 1 + u64::from(begins);
+        let mut answer = subscribed(&mut duo, ticket);
+        let mut reader = Half::of_reader(64);
+        assert_eq!(reader.begun(), None);
+        if begins {
+            assert!(answer.send(4));
+            let mut chunk = Some(b"line".to_vec());
+            duo.server.pump(duo.ids[&ticket], &mut answer, || chunk.take());
+            assert_eq!(duo.settle().1, [Event::Opened(ticket, b"line".to_vec())]);
+            reader.begin();
+            assert!(reader.arrived(4));
+        }
+        assert!(reader.drop_reader());
+        let waiter = duo.client.pump(ticket, &mut reader, || None);
+        assert_eq!(waiter, Some(ticket));
+        assert_eq!(duo.settle(), (vec![Event::Cancelled(ticket)], vec![]));
+    }
+    // While it is queued, nothing of it is sent.
+    let call = Call::new(3, b"tail".to_vec(), 3).streaming();
+    assert!(duo.client.request(call).is_ok());
+    let mut reader = Half::of_reader(64);
+    assert!(reader.drop_reader());
+    assert_eq!(duo.client.pump(3, &mut reader, || None), Some(3));
+    assert_eq!(duo.settle(), (vec![], vec![]));
+    assert_eq!(duo.client.cancel(3).map(|(_, fate)| fate), None::<Fate>);
+}
