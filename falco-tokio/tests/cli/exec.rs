@@ -8,7 +8,10 @@ use std::time::Instant;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::tool::{KEY, Run, Scratch, Served, falco, is_gone, keyed, line_of, run, run_with, until, with_piped_key};
+use crate::tool::{
+    KEY, OTHER_KEY, Run, Scratch, Served, children, falco, is_gone, keyed, line_of, run, run_with, until,
+    with_piped_key,
+};
 
 #[test]
 fn a_command_gets_the_message_and_its_output_is_the_answer() {
@@ -80,14 +83,37 @@ fn a_request_whose_command_cannot_be_started_was_not_processed() {
     assert!(ended.err.contains("cannot be started"), "{}", ended.err);
 }
 
+/// Clients of the classic wire read no streams, and `bench` collects its answers.
 #[test]
-fn a_command_that_writes_too_large_an_answer_is_stopped() {
-    let server = Served::start(&["--max-message", "4K", "--exec", "sh", "-c", "trap '' PIPE; yes"]);
+fn a_command_that_writes_too_large_an_answer_for_its_client_is_stopped() {
+    let wires = ["--wire", "both", "--classic-key-file"];
+    let scratch = Scratch::new();
+    let classic = scratch.file("classic", OTHER_KEY.as_bytes());
+    let words = ["--max-message", "4K", "--exec", "sh", "-c", "trap '' PIPE; yes"];
+    let server = Served::start(&[&wires[..], &[classic.as_str()], &words].concat());
+    let send = ["send", &server.address, "--wire", "classic", "--key-file", &classic];
+    // That wire has no refusals.
     assert!(
-        run_with(keyed(&["send", &server.address]), &[7; 4096])
+        run_with(falco(&send), &[7; 4096])
             .failed_with(1)
-            .contains("too large")
+            .contains("the connection ended")
     );
+    until("the command is killed", || children(server.id()) == 0);
+    let told = run(keyed(&[
+        "bench",
+        &server.address,
+        "-n",
+        "1",
+        "--max-message",
+        "4K",
+        "--json",
+    ]));
+    let told: Value = serde_json::from_str(told.text()).unwrap();
+    assert_eq!(
+        told["errors"]["the request was refused: the answer is too large"], 1,
+        "{told}"
+    );
+    until("the command is killed", || children(server.id()) == 0);
     server.stop();
     // The largest answer that is allowed.
     let server = Served::start(&["--max-message", "4K", "--exec", "head", "-c", "4096", "/dev/zero"]);

@@ -87,6 +87,56 @@ fn a_command_that_fails_or_is_silent_never_looks_complete() {
     assert!(server.stop().err.contains("--idle-timeout"));
 }
 
+/// The request is whole: neither the client nor the operator has asked for a stream.
+#[test]
+fn an_answer_that_is_longer_than_the_limit_is_streamed() {
+    let scratch = Scratch::new();
+    let long = bytes(3_000_000);
+    let file = scratch.file("long", &long);
+    let server = Served::start(&["--max-message", "64K", "--exec", "cat", &file]);
+    let words = ["send", &server.address, "--max-message", "64K", "x"];
+    let ended = run(keyed(&words));
+    assert_eq!((ended.code, ended.out == long), (Some(0), true), "{}", ended.err);
+    server.stop();
+    // A command that fails leaves nothing of a short answer, and a long one does not look whole.
+    for (length, left) in [(60_000, false), (3_000_000, true)] {
+        let script = format!("head -c {length} {file}; exit 3");
+        let server = Served::start(&["--max-message", "64K", "--exec", "sh", "-c", &script]);
+        let ended = run(keyed(&["send", &server.address, "x"]));
+        assert!(ended.failed_with(1).contains("the handler failed"), "{ended:?}");
+        assert_eq!(!ended.out.is_empty(), left);
+        assert!(long.starts_with(&ended.out));
+        server.stop();
+    }
+}
+
+/// It may close its output first, and leave its input unread.
+#[test]
+fn a_command_may_end_its_output_and_its_input_in_any_order() {
+    let scratch = Scratch::new();
+    for (stream, script) in [("", "exec >&-; cat >"), ("--stream", "exec >&-; cat >")] {
+        let script = format!("{script}{}", scratch.name("input"));
+        let server = Served::start(&["--exec", "sh", "-c", &script]);
+        let mut words = vec!["send", &server.address];
+        words.extend(Some(stream).filter(|stream| !stream.is_empty()));
+        let ended = run_with(keyed(&words), &bytes(500_000));
+        assert_eq!(ended.good(), "");
+        assert_eq!(fs::read(scratch.path("input")).unwrap(), bytes(500_000));
+        server.stop();
+    }
+    let server = Served::start(&["--exec", "head", "-c", "2"]);
+    let began = Instant::now();
+    for stream in [&[][..], &["--stream"]] {
+        let ended = run_with(
+            keyed(&[&["send", server.address.as_str()], stream].concat()),
+            &bytes(500_000),
+        );
+        assert_eq!(ended.out, [0, 1], "{}", ended.err);
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    server.stop();
+}
+
 /// As does `tail -f` of a file to which nothing is written.
 #[test]
 fn a_command_of_a_stream_may_be_silent_for_longer_than_another_may_run() {

@@ -1,29 +1,28 @@
 //! A command as a handler: it reads the message from its standard input, and what it writes to its
-//! standard output is the answer. A request ends with its command, or at the time limit. If
-//! processes that the command has started still hold its streams, the request ends at most
-//! [`GRACE`] after the command.
+//! standard output is the answer. A request ends with its command, or at its limit. If processes
+//! that the command has started still hold its streams, the request ends [`GRACE`] after the
+//! command. `talk` moves the bytes.
 
+mod activity;
 mod running;
 mod stderr;
-mod stream;
+mod talk;
 
 use core::future::Future;
 use core::net::SocketAddr;
-use core::pin::pin;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::ffi::{OsStr, OsString};
 use std::io;
 
-use bytes::Bytes;
-use falco_tokio::{HandlerError, KeyId, Refusal, Request};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{ChildStdin, ChildStdout};
+use falco_tokio::{HandlerError, KeyId, RecvStream, Refusal, StreamRequest};
 use tokio::sync::oneshot::error::RecvError;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use self::activity::Activity;
 use self::running::{Running, Variables};
 use self::stderr::Stderr;
+use self::talk::{Output, talk};
 use crate::failure::Failure;
 use crate::places::Places;
 
@@ -36,7 +35,7 @@ const ROOM: usize = 8 << 10;
 /// What a command may use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Bytes of an answer.
+    /// Bytes of an answer to a whole request that wait until the command has ended.
     pub(crate) answer: u32,
     /// How many commands run at once.
     pub(crate) commands: u16,
@@ -94,17 +93,34 @@ impl Exec {
     }
 
     /// Runs the command for a request. If this future is dropped, the command is killed.
-    pub(crate) async fn answer(&self, request: Request) -> Result<Bytes, HandlerError> {
+    pub(crate) async fn serve(&self, request: StreamRequest) -> Result<(), HandlerError> {
         let key = request.key_id();
         let variables = self.variables(request.peer(), key, request.key_label());
-        let message = request.into_body();
-        let _place = self.in_time(self.places.take(key)).await?;
-        let limit = self.limits.time;
-        // A command that takes longer is dropped, which kills it.
-        timeout(limit, self.run(message, variables)).await.unwrap_or_else(|_| {
-            let program = self.program.display();
-            Err(format!("{program}: killed: still running after {limit:?} (--exec-timeout)").into())
-        })
+        let whole = request.is_whole();
+        let places = async {
+            // Clients keep the commands of streams as long as they like, so these get a part.
+            let part = if whole {
+                None
+            } else {
+                Some(self.stream_places.take(key).await?)
+            };
+            Ok((part, self.places.take(key).await?))
+        };
+        let _places = self.in_time(places).await?;
+        let StreamRequest { body, answer, .. } = request;
+        let hold = whole.then_some(self.limits.answer);
+        let activity = Activity::new();
+        let program = self.program.display();
+        // A command that is dropped is killed.
+        tokio::select! {
+            ended = self.run(variables, body, Output { answer, hold }, &activity) => ended,
+            () = sleep(self.limits.time), if whole => {
+                Err(format!("{program}: killed: still running after {:?} (--exec-timeout)", self.limits.time).into())
+            }
+            limit = activity.silent_for(self.limits.silence), if !whole => {
+                Err(format!("{program}: killed: nothing read or written for {limit:?} (--idle-timeout)").into())
+            }
+        }
     }
 
     /// A place, for which a request waits at most until the command of a whole request that began
@@ -118,43 +134,27 @@ impl Exec {
         Err(Refusal::Busy.into())
     }
 
-    async fn run(&self, message: Bytes, variables: Variables) -> Result<Bytes, HandlerError> {
+    async fn run(
+        &self,
+        variables: Variables,
+        body: RecvStream,
+        output: Output,
+        activity: &Activity,
+    ) -> Result<(), HandlerError> {
         let started = self
             .stderr
             .writer()
             .and_then(|stderr| Running::start(&self.program, &self.arguments, variables, stderr));
-        let (mut running, to, from) = started.map_err(|error| self.not_started(&error))?;
-        let mut answer = Vec::new();
-        let is_held = {
-            // If `feed` or `read` fails, the other one is dropped, because it might wait forever
-            // for a command that neither reads nor ends.
-            let mut talk = pin!(async { tokio::try_join!(feed(to, &message), self.read(from, &mut answer)) });
-            tokio::select! {
-                talked = &mut talk => {
-                    talked?;
-                    running.exited().await?;
-                    false
-                }
-                exited = running.exited() => {
-                    exited?;
-                    match timeout(GRACE, talk).await {
-                        Ok(talked) => {
-                            talked?;
-                            false
-                        }
-                        Err(_) => true,
-                    }
-                }
-            }
-        };
-        // Only the exit status of the command counts, even if a process that it has started still
-        // holds its streams.
-        let status = running.end(is_held).await?;
+        let (running, to, from) = started.map_err(|error| self.not_started(&error))?;
+        // The command is killed before its input is closed, so that it never takes a body that was
+        // cut off for whole: what is declared last is dropped first.
+        let mut to = Some(to);
+        let mut running = running;
+        let status = talk(&mut running, (&mut to, body), (from, output), activity).await?;
         if status.success() {
-            Ok(answer.into())
-        } else {
-            Err(format!("{}: {status}", self.program.display()).into())
+            return Ok(());
         }
+        Err(format!("{}: {status}", self.program.display()).into())
     }
 
     /// The error of a request whose command could not be started.
@@ -187,31 +187,5 @@ impl Exec {
         // A place is free again when its command has ended or was killed.
         self.places.idle().await;
         self.stderr.end().await;
-    }
-
-    /// Reads all that the command writes, up to the limit.
-    async fn read(&self, mut from: ChildStdout, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
-        let limit = self.limits.answer;
-        loop {
-            answer.reserve(ROOM);
-            if from.read_buf(answer).await? == 0 {
-                return Ok(());
-            }
-            if u32::try_from(answer.len()).map_or(true, |length| length > limit) {
-                tracing::warn!(
-                    limit,
-                    "the command was killed: it wrote more than --max-message, and the request is refused"
-                );
-                return Err(Refusal::AnswerTooLarge.into());
-            }
-        }
-    }
-}
-
-/// Writes the message and closes the pipe. A command need not read it.
-async fn feed(mut to: ChildStdin, message: &[u8]) -> Result<(), HandlerError> {
-    match to.write_all(message).await {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -22,8 +22,8 @@ use crate::{key, output, values};
 /// unchanged: no line break is added to an argument, and none is removed from a file.
 ///
 /// A message from standard input or a file that is longer than --max-message is streamed: it is
-/// sent while it is read, and its answer is written while it arrives. Then --timeout is the limit
-/// for connecting, and the rest may take any time.
+/// sent while it is read. Then --timeout is the limit for connecting, and the rest may take any
+/// time. An answer that is longer than a message is written while it arrives.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// as that of `tail -f`. Ctrl-C ends it
     #[arg(long)]
     stream: bool,
-    /// The time limit, from connecting to the last byte of the answer
+    /// The time limit, from connecting to the first byte of the answer
     #[arg(long, short, value_name = "TIME", default_value = "30s", value_parser = values::some_time)]
     timeout: Duration,
 }
@@ -82,10 +82,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let deadline = Instant::now() + args.timeout;
     let client = target.connect(builder).await?;
     let left = deadline.saturating_duration_since(Instant::now());
-    let answered = client.request_within(message, left.max(Duration::from_millis(1))).await;
-    let written = match &answered {
-        Ok(answer) => output::put(answer),
-        Err(error) => Err(failure(error, Some(args.timeout))),
+    let left = left.max(Duration::from_millis(1));
+    let written = match client.request_stream_within(message, left).await {
+        Ok(answer) => stream::receive(answer).await,
+        Err(error) => Err(failure(&error, Some(args.timeout))),
     };
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, client.close()).await;
     written

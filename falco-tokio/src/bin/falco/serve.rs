@@ -296,27 +296,22 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 /// Serves on a task of its own.
 fn serve(server: Server, exec: Option<Arc<Exec>>, targets: Option<Arc<Targets>>) -> JoinHandle<Result<Report, Error>> {
-    let streaming = exec.clone();
-    let handler = move |request: Request| {
-        let exec = exec.clone();
-        async move {
-            match exec {
-                None => Ok(request.into_body()),
-                Some(exec) => exec.answer(request).await,
-            }
-        }
-    };
+    if let Some(exec) = exec {
+        return tokio::spawn(server.serve_all_streams(move |request: StreamRequest| {
+            let exec = Arc::clone(&exec);
+            async move { exec.serve(request).await }
+        }));
+    }
     let streams = move |request: StreamRequest| {
-        let (targets, exec) = (targets.clone(), streaming.clone());
+        let targets = targets.clone();
         async move {
-            match (targets, exec) {
-                (Some(targets), _) => targets.carry(request).await,
-                (None, Some(exec)) => exec.stream(request).await,
-                (None, None) => echo(request).await,
+            match targets {
+                Some(targets) => targets.carry(request).await,
+                None => echo(request).await,
             }
         }
     };
-    tokio::spawn(server.serve_streams(handler, streams))
+    tokio::spawn(server.serve_streams(|request: Request| async move { Ok(request.into_body()) }, streams))
 }
 
 /// Divides commands and connections among keys once the server has several keys, so that one key

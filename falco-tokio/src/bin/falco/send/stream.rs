@@ -87,7 +87,8 @@ async fn send(mut to: SendStream, mut input: Input) -> Result<(), Failure> {
     core::future::pending().await
 }
 
-async fn receive(mut from: RecvStream) -> Result<(), Failure> {
+/// Writes the answer as it arrives.
+pub(super) async fn receive(mut from: RecvStream) -> Result<(), Failure> {
     while let Some(bytes) = from.next().await {
         let bytes = bytes.map_err(|error| super::failure(&error, None))?;
         // The reader of standard output may be slow.
