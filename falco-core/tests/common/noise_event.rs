@@ -31,7 +31,9 @@ pub(crate) trait IntoNoiseEvent: Sized {
 impl IntoNoiseEvent for ServerEvent<'_> {
     fn into_noise_event(self) -> (NoiseEvent, Option<RequestId>) {
         match self {
+            #[cfg(feature = "streams")]
             Self::Opened { id, body } => (NoiseEvent::Opened(id.number(), body.to_vec()), Some(id)),
+            #[cfg(feature = "streams")]
             Self::Credit { id } => (NoiseEvent::Credit(id.number()), Some(id)),
             Self::Established => (NoiseEvent::Established, None),
             Self::Request { id, body } => (NoiseEvent::Whole(id.number(), body.to_vec()), Some(id)),
@@ -49,7 +51,9 @@ impl IntoNoiseEvent for ServerEvent<'_> {
 impl IntoNoiseEvent for ClientEvent<'_> {
     fn into_noise_event(self) -> (NoiseEvent, Option<RequestId>) {
         match self {
+            #[cfg(feature = "streams")]
             Self::Opened { id, body } => (NoiseEvent::Opened(id.number(), body.to_vec()), Some(id)),
+            #[cfg(feature = "streams")]
             Self::Credit { id } => (NoiseEvent::Credit(id.number()), Some(id)),
             Self::Established => (NoiseEvent::Established, None),
             Self::Answer { id, body } => (NoiseEvent::Whole(id.number(), body.to_vec()), Some(id)),

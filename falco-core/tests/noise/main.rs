@@ -22,11 +22,18 @@ mod handshake;
 mod handshake_cost;
 mod late_polls;
 mod lifetime;
+mod no_window;
+#[cfg(feature = "streams")]
 mod open_cuts;
+#[cfg(feature = "streams")]
 mod open_ends;
+#[cfg(feature = "streams")]
 mod open_frames;
+#[cfg(feature = "streams")]
 mod open_states;
+#[cfg(feature = "streams")]
 mod open_writes;
+#[cfg(feature = "streams")]
 mod reads_of_any_size;
 mod reassembly;
 mod record_size;
@@ -34,6 +41,7 @@ mod rekey;
 mod secrets;
 mod server_limits;
 mod stalls;
+#[cfg(feature = "streams")]
 mod table_cost;
 mod tampering;
 mod truncation;
