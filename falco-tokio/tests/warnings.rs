@@ -80,10 +80,10 @@ async fn answers_that_are_too_large_do_not_fill_the_log() {
     assert_limited(log_of(|| Ok(vec![7; 101]), message).await);
 }
 
-/// The server has dropped no answer, and nothing has failed.
+/// The server has dropped no answer, and a handler that chooses says itself what has failed.
 #[tokio::test]
 async fn a_refusal_that_a_handler_chooses_is_no_warning() {
-    for refusal in [Refusal::AnswerTooLarge, Refusal::Busy] {
+    for refusal in [Refusal::AnswerTooLarge, Refusal::Busy, Refusal::Failed] {
         let (lines, _) = log_of(move || Err(refusal.into()), "").await;
         assert!(lines.is_empty(), "{lines:?}");
     }

@@ -39,6 +39,9 @@ fn reset_reaches_the_other_end(program_resets: bool) {
         let error = other.read(&mut [0; 100]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
+    // It is no fault of the server.
+    let log = server.stop().err;
+    assert!(!log.contains("handler failed"), "{log}");
 }
 
 #[test]

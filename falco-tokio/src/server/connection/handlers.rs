@@ -76,6 +76,8 @@ impl<H: Handler> Connection<H> {
             Outcome::NoRoom => Err(NoAnswer::NoRoom),
         };
         let failure = result.as_ref().err().copied();
+        // A handler that returns a refusal has chosen it, and reports why if anybody is to know.
+        let chose = matches!(failure, Some(NoAnswer::Failed(error)) if error.is::<Refusal>());
         let handled = match &open {
             Some(pipe) => pipe.hand_over(|halves, next| self.mux.handled(id, halves, result.map(drop), next)),
             None => self.mux.complete(id, result, cancelled),
@@ -87,7 +89,7 @@ impl<H: Handler> Connection<H> {
                 if let Some(length) = open.and_then(|pipe| pipe.whole_answer()) {
                     counters.metrics.answer_length.length(length);
                 }
-                if let Some(NoAnswer::Failed(error)) = failure {
+                if let Some(NoAnswer::Failed(error)) = failure.filter(|_| !chose) {
                     warn_limited!(
                         warnings.failed,
                         request = number,
@@ -122,7 +124,7 @@ impl<H: Handler> Connection<H> {
                 if error == RequestError::Refused(Refusal::Failed) {
                     counters.failed.add(1);
                     match failure {
-                        Some(NoAnswer::Failed(error)) => {
+                        Some(NoAnswer::Failed(error)) if !chose => {
                             warn_limited!(warnings.failed, request = number, %error, "the handler failed");
                         }
                         None => {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 
 use falco_tokio::tunnel::{self, Carried};
-use falco_tokio::{HandlerError, StreamRequest};
+use falco_tokio::{HandlerError, Refusal, StreamRequest};
 use tracing::Span;
 
 use crate::carried::Socket;
@@ -97,7 +97,8 @@ impl Targets {
             .await
         {
             connection.cut_off = Some(error.to_string());
-            return Err(error.into());
+            // That a connection is cut off is no fault of this server.
+            return Err(Refusal::Failed.into());
         }
         connection.socket.end();
         connection.cut_off = None;
