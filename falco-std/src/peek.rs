@@ -1,9 +1,9 @@
-//! Whether a socket is readable, and reads that do not wait.
+//! Reading and writing sockets, and whether one is readable.
 
 use core::time::Duration;
 use std::io;
 #[cfg(not(unix))]
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 #[cfg(not(unix))]
 use std::net::TcpStream;
 #[cfg(unix)]
@@ -12,7 +12,27 @@ use std::os::fd::AsFd;
 #[cfg(unix)]
 use rustix::event::{PollFd, PollFlags, Timespec};
 #[cfg(unix)]
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
+
+/// Waits for bytes and reads them.
+#[cfg(unix)]
+pub(crate) fn read(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    let (_, count) = rustix::net::recv(socket, buf, RecvFlags::empty())?;
+    Ok(count)
+}
+
+/// Waits until the socket accepts some bytes.
+#[cfg(unix)]
+pub(crate) fn write(socket: impl AsFd, buf: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, buf, NO_SIGNAL)?)
+}
+
+/// A write on a broken stream is an error, and raises no signal. The standard library sets an
+/// option of the socket instead where this flag does not exist.
+#[cfg(all(unix, not(target_vendor = "apple")))]
+const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(all(unix, target_vendor = "apple"))]
+const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 /// Reads what has arrived, without waiting and without an effect on other threads that use the
 /// socket.
@@ -37,6 +57,18 @@ pub(crate) fn wait_readable(socket: impl AsFd, limit: Option<Duration>) -> bool 
     // A limit that is too long for the system counts as no limit.
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     rustix::event::poll(&mut asked, limit.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
+/// Waits for bytes and reads them.
+#[cfg(not(unix))]
+pub(crate) fn read(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+    socket.read(buf)
+}
+
+/// Waits until the socket accepts some bytes.
+#[cfg(not(unix))]
+pub(crate) fn write(mut socket: &TcpStream, buf: &[u8]) -> io::Result<usize> {
+    socket.write(buf)
 }
 
 /// Reads what has arrived, without waiting. No other thread may use the socket meanwhile.

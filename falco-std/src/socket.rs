@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use crate::peek::{is_readable, read_now, wait_readable};
+use crate::peek::{is_readable, read, read_now, wait_readable, write};
 use crate::stream::{BoxedStream, Stream};
 
 /// A connected socket of either kind.
@@ -62,21 +62,24 @@ impl AsFd for SharedSocket {
 }
 
 impl Read for SharedSocket {
+    /// On Unix without the cancellation point of the C library, which costs time in a process with
+    /// several threads.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &*self.0 {
-            Socket::Tcp(stream) => (&*stream).read(buf),
+            Socket::Tcp(stream) => read(stream, buf),
             #[cfg(unix)]
-            Socket::Unix(stream) => (&*stream).read(buf),
+            Socket::Unix(stream) => read(stream, buf),
         }
     }
 }
 
 impl Write for SharedSocket {
+    /// As [`read`](Read::read).
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match &*self.0 {
-            Socket::Tcp(stream) => (&*stream).write(buf),
+            Socket::Tcp(stream) => write(stream, buf),
             #[cfg(unix)]
-            Socket::Unix(stream) => (&*stream).write(buf),
+            Socket::Unix(stream) => write(stream, buf),
         }
     }
 
