@@ -21,8 +21,9 @@ use crate::writer::Writer;
 
 /// How long [`Shared::flush`] writes on the calling thread.
 const BRIEF: Duration = Duration::from_millis(20);
-/// How many records [`Shared::flush`] writes on the calling thread.
-const BRIEF_RECORDS: usize = 16;
+/// How many records [`Shared::flush`] writes on the calling thread: a few MiB, so that a thread is
+/// started only for messages that are longer.
+const BRIEF_RECORDS: usize = 64;
 /// Whether a write on a socket that has timed out can be tried again. On Windows the state of the
 /// socket is undefined then.
 const RETRIES: bool = cfg!(unix);
