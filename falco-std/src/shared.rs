@@ -265,15 +265,35 @@ impl<T: Output> Shared<T> {
         if !self.splits {
             return self.flush_until(None);
         }
-        if !self.begin_writing() || (!self.slow.load(Ordering::Relaxed) && self.write(Effort::Brief)) {
+        if self.begin_writing() {
+            self.write_briefly(&mut self.clock.now());
+        }
+    }
+
+    /// As [`flush`](Self::flush), by a thread that has read the clock at `now`. Returns the time
+    /// afterwards, so that the thread need not read it again.
+    pub(crate) fn flush_at(self: &Arc<Self>, mut now: Instant) -> Instant {
+        if !self.splits {
+            self.flush_until(None);
+            return self.clock.now();
+        }
+        if self.begin_writing() {
+            self.write_briefly(&mut now);
+        }
+        now
+    }
+
+    /// Writes what takes little time. A new thread continues if there is more.
+    fn write_briefly(self: &Arc<Self>, now: &mut Instant) {
+        if !self.slow.load(Ordering::Relaxed) && self.write(Effort::Brief, now) {
             return;
         }
         let own = Arc::clone(self);
         let spawned = thread::Builder::new()
             .name("falco writer".to_owned())
-            .spawn(move || own.write(Effort::Complete(None)));
+            .spawn(move || own.write(Effort::Complete(None), &mut own.clock.now()));
         if spawned.is_err() {
-            self.write(Effort::Complete(None));
+            self.write(Effort::Complete(None), now);
         }
     }
 
@@ -281,7 +301,7 @@ impl<T: Output> Shared<T> {
     /// connection ends.
     pub(crate) fn flush_until(&self, until: Option<Instant>) {
         if self.begin_writing() {
-            self.write(Effort::Complete(until));
+            self.write(Effort::Complete(until), &mut self.clock.now());
         }
     }
 
@@ -305,15 +325,16 @@ impl<T: Output> Shared<T> {
     }
 
     /// Writes what an earlier call has left, then what the state seals. Returns `false` if output
-    /// is left; the caller then has to make a thread call this again.
-    fn write(&self, effort: Effort) -> bool {
+    /// is left; the caller then has to make a thread call this again. `now` is the time, and is the
+    /// time afterwards when this returns.
+    fn write(&self, effort: Effort, now: &mut Instant) -> bool {
         let mut writer = self.writer.lock().unwrap_or_else(|poisoned| {
             let mut writer = poisoned.into_inner();
             writer.discard();
             writer
         });
         let unwinding = FailOnPanic(self);
-        let done = self.write_with(&mut writer, effort);
+        let done = self.write_with(&mut writer, effort, now);
         core::mem::forget(unwinding);
         if matches!(done, Done::Failed) {
             writer.discard();
@@ -329,22 +350,21 @@ impl<T: Output> Shared<T> {
         }
     }
 
-    fn write_with(&self, writer: &mut Writer, effort: Effort) -> Done {
-        let mut now = self.clock.now();
+    fn write_with(&self, writer: &mut Writer, effort: Effort, now: &mut Instant) -> Done {
         let brief = matches!(effort, Effort::Brief);
-        let (leaves_at, mut records) = (now + BRIEF, BRIEF_RECORDS);
+        let (leaves_at, mut records) = (*now + BRIEF, BRIEF_RECORDS);
         let mut progress = false;
         loop {
-            let mut since = now;
+            let mut since = *now;
             while !writer.is_done() {
-                if brief && now >= leaves_at {
+                if brief && *now >= leaves_at {
                     return Done::Unfinished;
                 }
-                let result = self.write_step(writer, effort, since, now);
-                now = self.clock.now();
+                let result = self.write_step(writer, effort, since, *now);
+                *now = self.clock.now();
                 match result {
                     Ok(()) => {
-                        since = now;
+                        since = *now;
                         progress = true;
                         if self.blocked.swap(false, Ordering::Relaxed) {
                             self.lock().state.unblocked();
@@ -353,7 +373,7 @@ impl<T: Output> Shared<T> {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if is_timeout(&error) => {
                         self.blocked.store(true, Ordering::Relaxed);
-                        if self.lock().state.blocked(since, now) || !self.retries {
+                        if self.lock().state.blocked(since, *now) || !self.retries {
                             return self.fail(Ok(ConnectionError::Stalled), writer.is_written());
                         }
                         if brief {
@@ -362,7 +382,7 @@ impl<T: Output> Shared<T> {
                     }
                     Err(error) => return self.fail(Err(error), writer.is_written()),
                 }
-                if effort.is_over(now) && !writer.is_done() {
+                if effort.is_over(*now) && !writer.is_done() {
                     return self.fail(Err(io::ErrorKind::TimedOut.into()), writer.is_written());
                 }
             }
@@ -374,7 +394,7 @@ impl<T: Output> Shared<T> {
                 return Done::Unfinished;
             }
             records = records.saturating_sub(1);
-            let sealed = writer.seal(|out| locked.state.seal(now, out));
+            let sealed = writer.seal(|out| locked.state.seal(*now, out));
             if let Some(call) = locked.state.after_seal() {
                 // `writing` is still set, so this thread also writes what the call queues.
                 drop(locked);
@@ -383,7 +403,7 @@ impl<T: Output> Shared<T> {
                 locked.writing = false;
                 // The connection may read again now.
                 self.note_change(&mut locked);
-                let how = locked.state.drained(now);
+                let how = locked.state.drained(*now);
                 drop(locked);
                 writer.free_buffer(KEPT);
                 return Done::Drained(how);

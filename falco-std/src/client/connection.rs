@@ -89,16 +89,16 @@ impl Connection {
         submit: impl FnOnce(&mut State, Job) -> Result<Arc<Slot>, Outcome<Reply>>,
     ) -> Outcome<Reply> {
         let Some(exclusive) = &self.reader else {
-            let mut locked = self.lock_current(limit);
+            let (mut locked, now) = self.lock_current(limit);
             let slot = match submit(&mut locked.state, job) {
                 Ok(slot) => slot,
                 Err(outcome) => return outcome,
             };
             let guard = ReadGuard::take(&self.shared, &mut locked.state);
             drop(locked);
-            self.shared.flush();
+            let now = self.shared.flush_at(now);
             let end = match guard {
-                Some(guard) => guard.read_until(&slot, limit),
+                Some(guard) => guard.read_until(&slot, limit, now),
                 None => slot.wait(limit),
             };
             return self.outcome(end, &slot, limit);
@@ -127,7 +127,7 @@ impl Connection {
                 return outcome;
             }
         };
-        let end = reader.read_until(&slot, limit);
+        let end = reader.read_until(&slot, limit, self.shared.now());
         let completed = end.is_some();
         let outcome = self.outcome(end, &slot, limit);
         // After a timeout the answer may still arrive, and the next caller must not wait for it. So
@@ -158,11 +158,15 @@ impl Connection {
     /// Locks the state of a shared connection once it is up to date. If nothing has arrived for a
     /// while, the connection may have ended unnoticed, because no thread reads or the process was
     /// stopped. In that case this reads what is readable, or waits until the thread that reads has
-    /// done so.
-    pub(super) fn lock_current(&self, limit: Option<Limit>) -> MutexGuard<'_, Locked<State>> {
+    /// done so. Also returns the time.
+    pub(super) fn lock_current(&self, limit: Option<Limit>) -> (MutexGuard<'_, Locked<State>>, falco_core::Instant) {
         let mut locked = self.shared.lock();
         let mut waits_until = None;
-        while locked.state.is_open() && locked.state.is_quiet(self.shared.now()) && self.shared.is_readable() {
+        loop {
+            let now = self.shared.now();
+            if !locked.state.is_open() || !locked.state.is_quiet(now) || !self.shared.is_readable() {
+                return (locked, now);
+            }
             if let Some(guard) = ReadGuard::take(&self.shared, &mut locked.state) {
                 drop(locked);
                 guard.catch_up();
@@ -173,11 +177,10 @@ impl Connection {
             let left = until.saturating_duration_since(Instant::now());
             let left = limit.map_or(left, |limit| left.min(limit.left()));
             if left.is_zero() {
-                break;
+                return (locked, now);
             }
             locked = self.shared.wait(locked, Some(left.min(CHECK_AGAIN)));
         }
-        locked
     }
 
     /// Whether requests can begin, as far as is known without reading.

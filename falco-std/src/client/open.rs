@@ -134,14 +134,14 @@ impl Connection {
         limit: Option<Limit>,
         submit: impl FnOnce(&mut State) -> Result<Begin, Outcome<Arc<Pipe>>>,
     ) -> Result<Outcome<Arc<Pipe>>, (Fate, Limit)> {
-        let mut locked = self.lock_current(limit);
+        let (mut locked, now) = self.lock_current(limit);
         let (slot, pipe) = match submit(&mut locked.state) {
             Ok(added) => added,
             Err(outcome) => return Ok(outcome),
         };
         locked.state.read_lock.call_thread();
         drop(locked);
-        self.shared.flush();
+        self.shared.flush_at(now);
         let mut end = slot.wait(limit);
         if end.is_none() {
             let fate = self.shared.lock().state.cancel_opening(slot.ticket());

@@ -9,6 +9,8 @@ use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Arc, PoisonError};
 
+use falco_core::Instant;
+
 use super::limit::Limit;
 use super::outcome::{Ended, Outcome, Reply};
 use super::reader::Reader;
@@ -34,10 +36,10 @@ impl ReadGuard {
         Some(Self(Some(Reader::with_others(Arc::clone(shared), line))))
     }
 
-    /// Reads until the request of `slot` has completed, for `limit` at most.
-    pub(super) fn read_until(mut self, slot: &Slot, limit: Option<Limit>) -> Option<Outcome<Reply>> {
+    /// Reads from `now` on until the request of `slot` has completed, for `limit` at most.
+    pub(super) fn read_until(mut self, slot: &Slot, limit: Option<Limit>, now: Instant) -> Option<Outcome<Reply>> {
         let reader = self.0.as_mut()?;
-        let read = catch_unwind(AssertUnwindSafe(|| reader.read_until(slot, limit)));
+        let read = catch_unwind(AssertUnwindSafe(|| reader.read_until(slot, limit, now)));
         read.unwrap_or_else(|_| {
             reader.finish(&panicked());
             slot.take()

@@ -46,15 +46,15 @@ impl Reader {
 
     pub(super) fn shake_hands(&mut self) -> Result<(), Ended> {
         let until = self.shared.lock().state.mux.poll_timeout();
-        self.flush(until)?;
+        let mut now = self.flush(self.line.now(), until)?;
         loop {
             // After the welcome this sends the first PING, which authenticates the client. The
             // handshake deadline of the server applies until the PING has arrived.
-            let total = self.advance(until)?;
+            let (total, after) = self.advance(now, until)?;
             if self.shared.lock().state.mux.is_established() {
                 break;
             }
-            self.fill(total, self.line.now(), None)?;
+            now = self.fill(total, after, None)?;
         }
         self.line.set_authenticated();
         self.alone = !self.shared.splits();
@@ -69,15 +69,16 @@ impl Reader {
         }
         let (mut called, requests) = (locked.state.needs_reader(), locked.state.requests());
         drop(locked);
+        let mut now = self.line.now();
         loop {
-            let total = self.advance(None)?;
+            let (total, after) = self.advance(now, None)?;
             let locked = self.shared.lock();
             called |= locked.state.requests() != requests;
             if called && !locked.state.needs_reader() {
                 return Ok(());
             }
             drop(locked);
-            self.fill(total, self.line.now(), None)?;
+            now = self.fill(total, after, None)?;
         }
     }
 
@@ -87,38 +88,43 @@ impl Reader {
         self.shared.notify();
     }
 
-    /// Reads until the request of `slot` has completed, for `limit` at most.
-    pub(super) fn read_until(&mut self, slot: &Slot, limit: Option<Limit>) -> Option<Outcome<Reply>> {
+    /// Reads from `now` on until the request of `slot` has completed, for `limit` at most.
+    pub(super) fn read_until(&mut self, slot: &Slot, limit: Option<Limit>, mut now: Instant) -> Option<Outcome<Reply>> {
         let until = limit.map(|limit| limit.until(self.line.clock()));
         loop {
-            let advanced = self.advance(until);
+            let advanced = self.advance(now, until);
             if let Some(end) = slot.take() {
                 return Some(end);
             }
-            let now = self.line.now();
-            let is_past = until.is_some_and(|until| now >= until);
+            // A write that has failed may have taken long.
+            let time = advanced.as_ref().map_or_else(|_| self.line.now(), |(_, after)| *after);
+            let is_past = until.is_some_and(|until| time >= until);
             let step = match advanced {
                 // The caller of this function returns a more specific error.
                 Err(Err(error)) if is_timeout(&error) && is_past => return None,
                 Ok(_) if is_past => return None,
-                Ok(total) => self.fill(total, now, until),
+                Ok((total, after)) => self.fill(total, after, until),
                 Err(ended) => Err(ended),
             };
-            if let Err(ended) = step {
-                self.finish(&ended);
-                return slot.take();
+            match step {
+                Ok(after) => now = after,
+                Err(ended) => {
+                    self.finish(&ended);
+                    return slot.take();
+                }
             }
         }
     }
 
     /// Processes what has arrived since the last call, without waiting.
     pub(super) fn catch_up(&mut self) -> Result<(), Ended> {
+        let mut now = self.line.now();
         loop {
-            let total = self.receive()?;
+            let total = self.receive(now)?;
             let filled = self.line.fill_ready(total).map_err(Err)?;
             let is_all = filled == Filled::Nothing;
             // If nothing more has arrived, this applies the deadlines.
-            self.take(filled)?;
+            now = self.take(filled)?;
             if is_all {
                 return Ok(());
             }
@@ -155,25 +161,27 @@ impl Reader {
     }
 
     /// Processes the unread bytes and flushes pending output. Returns how many unread bytes the
-    /// next step needs.
-    fn advance(&mut self, until: Option<Instant>) -> Result<usize, Ended> {
-        let total = self.receive()?;
-        self.flush(until)?;
-        Ok(total)
+    /// next step needs, and the time afterwards.
+    fn advance(&mut self, now: Instant, until: Option<Instant>) -> Result<(usize, Instant), Ended> {
+        let total = self.receive(now)?;
+        let after = self.flush(now, until)?;
+        Ok((total, after))
     }
 
     /// Processes the unread bytes. Returns how many the next step needs.
-    fn receive(&mut self) -> Result<usize, Ended> {
-        let received = self.take_steps();
-        wipe_stack();
+    fn receive(&mut self, now: Instant) -> Result<usize, Ended> {
+        let has_unread = !self.line.unread().is_empty();
+        let received = self.take_steps(now);
+        if has_unread {
+            wipe_stack();
+        }
         received
     }
 
     /// Not inlined, because its caller overwrites its stack frame afterwards.
     #[inline(never)]
-    fn take_steps(&mut self) -> Result<usize, Ended> {
+    fn take_steps(&mut self, now: Instant) -> Result<usize, Ended> {
         let mut locked = self.shared.lock();
-        let now = self.shared.now();
         loop {
             match locked.state.recv(now, self.line.unread()).map_err(Ok)? {
                 Progress::NeedMore(total) => return Ok(total),
@@ -182,17 +190,19 @@ impl Reader {
         }
     }
 
-    fn flush(&self, until: Option<Instant>) -> Result<(), Ended> {
+    /// Flushes pending output. Returns the time afterwards.
+    fn flush(&self, now: Instant, until: Option<Instant>) -> Result<Instant, Ended> {
         if !self.alone {
-            self.shared.flush();
-            return Ok(());
+            return Ok(self.shared.flush_at(now));
         }
         self.shared.flush_until(until);
-        self.shared.lock().state.take_write_error().map_or(Ok(()), Err)
+        let failed = self.shared.lock().state.take_write_error();
+        failed.map_or_else(|| Ok(self.line.now()), Err)
     }
 
-    /// Waits for bytes from `now` until `until` or a deadline of the connection.
-    fn fill(&mut self, total: usize, now: Instant, until: Option<Instant>) -> Result<(), Ended> {
+    /// Waits for bytes from `now` until `until` or a deadline of the connection. Returns the time
+    /// afterwards.
+    fn fill(&mut self, total: usize, now: Instant, until: Option<Instant>) -> Result<Instant, Ended> {
         let due = self.shared.lock().state.mux.poll_timeout();
         let filled = self.line.fill(total, now, until.into_iter().chain(due).min());
         if self.line.is_idle() {
@@ -201,7 +211,8 @@ impl Reader {
         self.take(filled.map_err(Err)?)
     }
 
-    fn take(&mut self, filled: Filled) -> Result<(), Ended> {
+    /// Reports what was read to the mux. Returns the time.
+    fn take(&mut self, filled: Filled) -> Result<Instant, Ended> {
         let now = self.shared.now();
         let mut locked = self.shared.lock();
         match filled {
@@ -209,25 +220,25 @@ impl Reader {
                 if !self.alone {
                     locked.state.received(now, || self.shared.is_readable());
                 }
-                Ok(())
             }
-            Filled::Nothing => locked.state.mux.handle_timeout(now).map_err(Ok),
+            Filled::Nothing => locked.state.mux.handle_timeout(now).map_err(Ok)?,
             Filled::EndOfStream => {
                 // If a write fails, `Shared` shuts the stream down, and this side reads the end of
                 // the stream. So a write in progress may be the cause.
                 locked = await_write(&self.shared, locked);
                 let failed = locked.state.take_write_error();
                 let (mux, unread) = (&mut locked.state.mux, self.line.unread());
-                Err(match failed {
+                return Err(match failed {
                     None => Ok(mux.end_of_stream(now, unread)),
                     Some(Ok(end)) => Ok(end),
                     Some(Err(error)) => {
                         let found_closed = error.kind() == io::ErrorKind::BrokenPipe;
                         mux.end_of_broken_stream(now, unread, found_closed).ok_or(error)
                     }
-                })
+                });
             }
         }
+        Ok(now)
     }
 }
 

@@ -165,8 +165,9 @@ where
     /// inlined, because its caller overwrites its stack frame afterwards.
     #[inline(never)]
     fn run(&mut self) -> io::Result<Step> {
+        let mut now = self.conn.now();
         loop {
-            self.conn.flush();
+            now = self.conn.flush_at(now);
             let mut locked = self.conn.lock();
             if let Some(ended) = locked.state.end.take() {
                 return ended.map(Step::Ended);
@@ -174,7 +175,7 @@ where
             if locked.state.cut || locked.state.revoked {
                 return Ok(Step::Ended(ConnectionError::Closed));
             }
-            let (now, seen) = (self.conn.now(), locked.changes());
+            let seen = locked.changes();
             let refused = locked.state.refuse_overdue(now);
             if refused > 0 {
                 drop(locked);
@@ -197,6 +198,7 @@ where
                     if !self.conn.splits() {
                         wipe_stack();
                         self.wait_for_handler();
+                        now = self.conn.now();
                     }
                 }
                 Ok(ServerStep::Opened { consumed, id, body }) => {
@@ -246,6 +248,7 @@ where
                     } else {
                         self.fill(total, now)?;
                     }
+                    now = self.conn.now();
                 }
                 // Back-pressure. The lifetime is paused meanwhile.
                 Ok(ServerStep::TransmitFirst | ServerStep::AnswerFirst | _) => {
@@ -255,6 +258,7 @@ where
                     wipe_stack();
                     self.conn.flush();
                     self.wait_for_change(seen);
+                    now = self.conn.now();
                 }
             }
         }
