@@ -387,14 +387,22 @@ impl<T: Output> Shared<T> {
                 }
             }
             let mut locked = self.lock();
+            let mut all_sealed = false;
             if core::mem::take(&mut progress) {
                 self.note_change(&mut locked);
+                // If there is one request at a time, the next call notes that the stream has
+                // accepted it.
+                all_sealed = self.splits && locked.state.all_sealed();
             }
             if brief && records == 0 {
                 return Done::Unfinished;
             }
             records = records.saturating_sub(1);
-            let sealed = writer.seal(|out| locked.state.seal(*now, out));
+            let sealed = if all_sealed {
+                0
+            } else {
+                writer.seal(|out| locked.state.seal(*now, out))
+            };
             if let Some(call) = locked.state.after_seal() {
                 // `writing` is still set, so this thread also writes what the call queues.
                 drop(locked);
