@@ -12,8 +12,9 @@ use crate::stream::Stream;
 
 /// How many bytes one read may return once the peer has proved that it has the key.
 const READ_AHEAD: usize = 16 << 10;
-/// A buffer that is larger than this is freed as soon as it is empty.
-pub(crate) const KEPT: usize = 64 << 10;
+/// A buffer that is larger than this is freed as soon as it is empty. A record of any size of the
+/// noise wire, with its length, fits in one that stays.
+pub(crate) const KEPT: usize = 2 + 65_535;
 /// After this long without a byte, the buffers of a connection are freed.
 const IDLE: Duration = Duration::from_secs(1);
 
