@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::sleep;
 
 use common::streaming::{Streaming, server};
-use common::{key, other_key};
+use common::{bounded, key, other_key};
 use falco_std::{Client, Error, Fate, Refusal, RequestError, Settings, StreamRequest};
 
 const MIB: u32 = 1 << 20;
@@ -276,4 +276,29 @@ fn an_answer_without_room_is_cut_off() {
         );
     }
     server.stop();
+}
+
+/// Its request has ended, so nothing more of the body arrives.
+#[test]
+fn a_handler_whose_answer_has_no_room_does_not_wait_for_more_to_read() {
+    bounded(|| {
+        let (to, ends) = mpsc::channel();
+        let server = Streaming::start(server(), move |mut request: StreamRequest| {
+            request.answer.send(vec![7; 200_000])?;
+            // It may have been refused by now.
+            let _ = request.answer.finish();
+            request.body.next().unwrap()?;
+            to.send(format!("{:?}", request.body.next()))?;
+            Ok(())
+        });
+        let builder = Client::builder(key()).stream_window(0).max_message(100_000);
+        let mut call = server.client_of(builder).open("first").unwrap();
+        assert_eq!(ends.recv().unwrap(), "Some(Err(Stopped))");
+        let end = call.next().unwrap().unwrap_err();
+        assert!(
+            matches!(end, Error::Request(RequestError::Refused(Refusal::AnswerTooLarge))),
+            "{end}"
+        );
+        server.stop();
+    });
 }

@@ -8,10 +8,10 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use common::log::Log;
-use common::streaming::{Streaming, echo, server, soon};
+use common::streaming::{Streaming, echo, receive, server, soon};
 use common::{counted, key};
 use falco_tokio::{Client, Error, Fate, OnCancel, Refusal, RequestError, Settings, StreamRequest};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 const MIB: u32 = 1 << 20;
@@ -272,5 +272,32 @@ async fn an_answer_without_room_is_cut_off() {
             "{end}"
         );
     }
+    server.stop().await;
+}
+
+/// Its request has ended, so nothing more of the body arrives.
+#[tokio::test]
+async fn a_handler_whose_answer_has_no_room_does_not_wait_for_more_to_read() {
+    let (to, mut ends) = mpsc::unbounded_channel();
+    let server = Streaming::start(server(), move |mut request: StreamRequest| {
+        let to = to.clone();
+        async move {
+            request.answer.send(vec![7; 200_000]).await?;
+            request.answer.finish()?;
+            request.body.next().await.unwrap()?;
+            to.send(format!("{:?}", request.body.next().await))?;
+            Ok(())
+        }
+    })
+    .await;
+    let builder = Client::builder(key(1)).stream_window(0).max_message(100_000);
+    let client = server.client_of(builder).await;
+    let mut call = client.open("first").await.unwrap();
+    assert_eq!(receive(&mut ends).await, "Some(Err(Stopped))");
+    let end = soon(call.next()).await.unwrap().unwrap_err();
+    assert!(
+        matches!(end, Error::Request(RequestError::Refused(Refusal::AnswerTooLarge))),
+        "{end}"
+    );
     server.stop().await;
 }

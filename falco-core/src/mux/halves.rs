@@ -230,6 +230,11 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     /// The connection has accepted the whole answer.
     pub(super) fn answer(&mut self) {
         self.answered = true;
+        self.end_request();
+    }
+
+    /// The request of a handler has ended: no more of its body arrives.
+    pub(super) fn end_request(&mut self) {
         self.input.get_or_insert_with(|| Err(StreamError::Ended.into()));
     }
 

@@ -247,3 +247,17 @@ fn the_windows_of_open_requests_count_as_bytes_in_flight_until_they_complete() {
     }
     assert_eq!(duo.settle().0.len(), 21 - begun, "the others begin");
 }
+
+#[test]
+fn a_handler_whose_finished_answer_is_refused_does_not_wait_for_more_to_read() {
+    let mut duo = Duo::new(&Settings::new().with_max_message(100), &settings());
+    duo.open(1);
+    duo.settle();
+    let id = duo.id(1);
+    let mut halves = duo.server.begin_handler::<StreamError>(id).unwrap();
+    halves.send(101);
+    halves.finish().unwrap();
+    let mut chunk = Some(vec![7; 101]);
+    duo.server.pump(id, &mut halves, || chunk.take());
+    assert_eq!(halves.input_end(), Some(Err(StreamError::Ended)));
+}

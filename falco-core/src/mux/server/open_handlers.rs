@@ -69,7 +69,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Accepts what of an answer there is room for, or `all` of it. If the connection takes nothing
-    /// more, this ends the output of the halves.
+    /// more, the request has ended, and this ends both halves.
     fn accept_answer<E: Clone + From<StreamError>>(
         &mut self,
         id: RequestId,
@@ -79,6 +79,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     ) {
         if let Err(why) = self.accept_chunks(id, halves, next, all) {
             halves.end_output(why);
+            halves.end_request();
             halves.refused = halves.refused.or(why.request_error());
         }
     }
