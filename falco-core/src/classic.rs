@@ -87,7 +87,7 @@ use crate::error::{OutputTooSmall, SealError};
 pub(crate) use layout::HELLO_LENGTH;
 #[cfg(feature = "testing")]
 pub(crate) use layout::answer_size;
-pub use layout::request_size;
+pub(crate) use layout::request_size;
 
 /// Writes pending output, then seals one message after the other into `out`. Returns an error only
 /// if nothing was written before it, so that no sealed byte is lost.

@@ -239,8 +239,6 @@ pub use recv_buf::{RecvBuf, Storage, StorageFull};
 pub use replay_cache::HeapReplayCache;
 pub use replay_cache::{FixedReplayCache, NonceRefused, ReplayCache};
 pub use role::{ClientSide, Role, ServerSide};
-#[cfg(feature = "alloc")]
-pub use send_queue::SendQueue;
 pub use session::BufferSizes;
 pub use settings::{Settings, SettingsError};
 pub use settings_builder::SettingsBuilder;

@@ -85,7 +85,7 @@ mod table;
 use alloc::vec::Vec;
 use core::fmt;
 
-pub use admission::{Admission, AdmissionLimits, MustLeave, Room, Source, SourcePrefix};
+pub use admission::{Admission, AdmissionLimits, MustLeave, Source};
 pub use budget::Budget;
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;
@@ -96,7 +96,7 @@ pub use connect_attempts::{Admitted, AttemptEnd, ConnectAttempts, History, NextA
 pub use halves::Halves;
 pub use held::HeldBytes;
 #[cfg(feature = "streams")]
-pub use open_call::{OpenCall, OpenRejected, UnfinishedOpen};
+pub use open_call::OpenCall;
 pub use retry::{Attempts, Backoff};
 pub use server::ServerMux;
 pub use servers::{Round, Servers};

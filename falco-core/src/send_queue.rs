@@ -1,6 +1,11 @@
 //! Messages that wait to be sent, in turns: a large message is sent one frame at a time, and
 //! between two of its frames every other message has a turn.
 
+#![cfg_attr(
+    not(feature = "testing"),
+    allow(unreachable_pub, reason = "`testing` has it, for tests without a mux")
+)]
+
 mod lengths;
 
 use alloc::collections::VecDeque;
@@ -128,6 +133,7 @@ impl<M: Outgoing, B> SendQueue<M, B> {
     }
 
     /// The messages that wait, in the order of their turns.
+    #[cfg(any(test, feature = "testing"))]
     pub fn iter(&self) -> impl Iterator<Item = (&M, &B)> {
         self.waiting.iter().map(|entry| (&entry.message, &entry.body))
     }
@@ -203,6 +209,7 @@ impl<M: Outgoing, B> SendQueue<M, B> {
     }
 
     /// Takes out the message whose turn is next.
+    #[cfg(any(test, feature = "testing"))]
     pub fn pop(&mut self) -> Option<(M, B)> {
         let Entry { message, body, .. } = self.waiting.pop_front()?;
         self.lengths.remove(message.length());

@@ -27,6 +27,15 @@ pub struct BufferSizes {
     pub output: usize,
 }
 
+impl BufferSizes {
+    /// Bytes of a request of the classic wire with a body of `body` bytes, which is 37 more, or
+    /// `usize::MAX` if that overflows. For the largest message that fits a given buffer.
+    #[must_use]
+    pub const fn classic_request(body: usize) -> usize {
+        crate::classic::request_size(body)
+    }
+}
+
 /// The calls that need the key, in the role `R`. Each wire implements it for its key.
 #[allow(unnameable_types, reason = "this seals the trait")]
 pub trait Keyed<R: Role> {

@@ -12,6 +12,8 @@ pub use pair::{ClientLog, Link, Pair, ServerLog, StepsExhausted};
 pub use raw::{RawHandshake, RawPeer, raw_frame, raw_settings, raw_streams};
 pub use rng::CountingRng;
 
+pub use crate::send_queue::SendQueue;
+
 use std::sync::RwLock;
 use std::vec::Vec;
 

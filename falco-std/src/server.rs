@@ -23,7 +23,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use falco_core::keys::{Entropy, ServerKeys, SetupError};
-use falco_core::mux::{SharedBudget, SourcePrefix};
+use falco_core::mux::SharedBudget;
 use falco_core::{CloseReason, ConnectionError, Key, KeyId, Settings};
 
 use self::admission::Admission;
@@ -82,7 +82,7 @@ struct Service {
     queue_timeout: Duration,
     clock: Clock,
     admission: Arc<Admission>,
-    source_prefix: SourcePrefix,
+    source_prefix: (u8, u8),
     threads: Arc<Threads>,
     pool: Arc<Pool>,
     open_places: OpenPlaces,

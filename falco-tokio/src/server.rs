@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use falco_core::keys::{Entropy, ServerKeys, SetupError};
-use falco_core::mux::{SharedBudget, SourcePrefix};
+use falco_core::mux::SharedBudget;
 use falco_core::{ConnectionError, Key, KeyId, Settings};
 use tower::Service as TowerService;
 
@@ -107,7 +107,7 @@ pub(crate) struct Service {
     counters: Counters,
     holders: Holders,
     warnings: Warnings,
-    source_prefix: SourcePrefix,
+    source_prefix: (u8, u8),
     #[cfg(feature = "proxy-protocol")]
     proxies: proxied::Proxies,
     /// How many connections may be there whose header of a proxy was not read yet.

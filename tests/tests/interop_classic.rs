@@ -12,7 +12,7 @@ mod interop;
 use core::time::Duration;
 use std::thread;
 
-use falco_core::classic::request_size;
+use falco_core::BufferSizes;
 use falco_std::{ConnectionError, Error, Refusal, RequestError, Settings};
 use interop::bodies::{body, report, transform};
 use interop::ours::{KEY, OurServer, WRONG_KEY, connect, test_with};
@@ -194,12 +194,12 @@ fn our_client(kind: Kind, sizes: &[usize]) {
     assert_eq!(client.request(b"after").expect("an answer"), transform(b"after"));
     client.close();
     let sent = tap.sent();
-    let ping_at = HELLO + request_size(b"before".len());
+    let ping_at = HELLO + BufferSizes::classic_request(b"before".len());
     assert_eq!(sent.len(), 1, "one connection");
     assert_eq!(sent.first().and_then(|bytes| bytes.get(ping_at)), Some(&0x02));
     assert_eq!(
         sent.first().map(Vec::len),
-        Some(ping_at + 1 + request_size(b"after".len()))
+        Some(ping_at + 1 + BufferSizes::classic_request(b"after".len()))
     );
 }
 

@@ -35,10 +35,9 @@ const _: () = assert!(SEALING == 28);
 /// Bytes in a hello: 157.
 pub(crate) const HELLO_LENGTH: usize = TYPE + SEALING + HELLO_RANDOM;
 
-/// Bytes of a request with a body of `body` bytes, which is 37 more, or `usize::MAX` if that
-/// overflows.
+/// As [`BufferSizes::classic_request`](crate::BufferSizes::classic_request).
 #[must_use]
-pub const fn request_size(body: usize) -> usize {
+pub(crate) const fn request_size(body: usize) -> usize {
     body.saturating_add(TYPE + LENGTH + SEALING)
 }
 

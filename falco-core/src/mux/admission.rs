@@ -18,24 +18,11 @@ use crate::time::Instant;
 
 pub use self::limits::AdmissionLimits;
 pub(super) use self::recent::hello_fingerprint;
-pub use self::source::{Source, SourcePrefix};
+pub use self::source::Source;
 
 /// How many handshakes may be in progress at once, not counting connections without a hello. With
 /// more, all of them could time out when all clients reconnect at once.
 const MAX_IN_PROGRESS: usize = 1024;
-
-/// Whether there is a place for another connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "there is no fourth case")]
-pub enum Room {
-    /// There is a place.
-    Free,
-    /// There is none now. One may become free when a half-open connection completes its handshake
-    /// or is dropped.
-    Wait,
-    /// There is none: all connections are established.
-    Full,
-}
 
 /// The connections of a server by number, and the rule that selects which half-open one is dropped.
 ///
@@ -60,7 +47,7 @@ pub enum Room {
 ///
 /// ```
 /// use falco_core::Instant;
-/// use falco_core::mux::{Admission, AdmissionLimits, Room, Source};
+/// use falco_core::mux::{Admission, AdmissionLimits, Source};
 ///
 /// let (mut admission, now) = (Admission::new(AdmissionLimits::new(10, 2), 7), Instant::ZERO);
 /// for number in [1, 2] {
@@ -70,11 +57,11 @@ pub enum Room {
 /// }
 /// assert!(admission.hello(1, 0x5EED));
 /// assert_eq!(admission.waits(1, now), None);
-/// assert_eq!(admission.room(), Room::Wait);
+/// assert!(!admission.has_room() && admission.may_have_room_later());
 /// let later = Instant::from_millis(20);
 /// assert_eq!(admission.select(later, Some(Source::NONE)), Some(2), "it has sent nothing");
 /// admission.leave(2);
-/// assert_eq!(admission.room(), Room::Free);
+/// assert!(admission.has_room());
 /// ```
 #[derive(Debug)]
 pub struct Admission {
@@ -209,13 +196,15 @@ impl Admission {
 
     /// Whether there is a place for another connection.
     #[must_use]
-    pub fn room(&self) -> Room {
-        match (self.free(), self.half_open.len()) {
-            (0, 0) => Room::Full,
-            (0, _) => Room::Wait,
-            _ if self.in_progress() >= MAX_IN_PROGRESS => Room::Wait,
-            _ => Room::Free,
-        }
+    pub fn has_room(&self) -> bool {
+        self.free() > 0 && self.in_progress() < MAX_IN_PROGRESS
+    }
+
+    /// Whether there is no place for another connection now, and one may become free when a
+    /// half-open connection completes its handshake or is dropped.
+    #[must_use]
+    pub fn may_have_room_later(&self) -> bool {
+        !self.has_room() && !self.half_open.is_empty()
     }
 
     /// The hello of a half-open connection has decrypted. `fingerprint` is that of

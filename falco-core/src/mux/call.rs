@@ -52,11 +52,13 @@ impl<B, W> Call<B, W> {
     }
 }
 
-/// A request, or a ping, that a connection leaves behind when it ends.
+/// What a connection leaves behind when it ends: `C` is the [`Call`] of a request or a ping, or
+/// with the feature `streams` an open request.
+#[derive(Debug)]
 #[non_exhaustive]
-pub struct Unfinished<B, W> {
-    /// The request or ping.
-    pub call: Call<B, W>,
+pub struct Unfinished<C> {
+    /// The request or ping. An open request that has begun has no body.
+    pub call: C,
     /// Whether it may have been processed. No handler processes a ping.
     pub fate: Fate,
     /// Whether it goes to another connection, within its own time limit. If not, it fails.
@@ -70,15 +72,5 @@ impl<B, W> fmt::Debug for Call<B, W> {
             .field("ticket", &self.ticket)
             .field("attempts", &self.attempts)
             .finish_non_exhaustive()
-    }
-}
-
-impl<B, W> fmt::Debug for Unfinished<B, W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unfinished")
-            .field("call", &self.call)
-            .field("fate", &self.fate)
-            .field("retry", &self.retry)
-            .finish()
     }
 }

@@ -399,7 +399,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// processed. For one that was sent completely, [`ClientConnection::fate`] says whether it may
     /// have been processed. A request is sent on at most [`MAX_TRIES`](super::Attempts::MAX_TRIES)
     /// connections.
-    pub fn finish(&mut self) -> Vec<Unfinished<B, W>> {
+    pub fn finish(&mut self) -> Vec<Unfinished<Call<B, W>>> {
         let sent = self.machine.fate_of(!self.unwritten, false);
         self.queue = SendQueue::new();
         self.unbegun = Unbegun::default();

@@ -3,8 +3,6 @@
 use core::fmt;
 
 use super::streams::{Chunks, StreamError};
-use crate::error::RequestError;
-use crate::message::Fate;
 
 /// An open request with its caller: as a [`Call`](super::Call), with a body that is written while
 /// it is sent. An adapter creates it and hands it to [`ClientMux::open`](super::ClientMux::open).
@@ -45,50 +43,11 @@ impl<B: AsRef<[u8]>, W> OpenCall<B, W> {
     }
 }
 
-/// An open request that a connection did not accept.
-#[allow(clippy::exhaustive_enums, reason = "an adapter has to handle each of them")]
-pub enum OpenRejected<B, W> {
-    /// The connection accepts no new requests. This one may go to another connection.
-    Closed(OpenCall<B, W>),
-    /// The request fails: the server takes no open bodies.
-    Failed(OpenCall<B, W>, RequestError),
-}
-
-/// An open request that a connection leaves behind when it ends.
-#[non_exhaustive]
-pub struct UnfinishedOpen<B, W> {
-    /// The request. If it has begun, without its body.
-    pub call: OpenCall<B, W>,
-    /// Whether it may have been processed.
-    pub fate: Fate,
-    /// Whether it goes to another connection or fails. It fails if it has begun.
-    pub retry: bool,
-}
-
 impl<B, W> fmt::Debug for OpenCall<B, W> {
     /// Shows no bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenCall")
             .field("ticket", &self.ticket)
             .finish_non_exhaustive()
-    }
-}
-
-impl<B, W> fmt::Debug for OpenRejected<B, W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed(call) => f.debug_tuple("Closed").field(call).finish(),
-            Self::Failed(call, error) => f.debug_tuple("Failed").field(call).field(error).finish(),
-        }
-    }
-}
-
-impl<B, W> fmt::Debug for UnfinishedOpen<B, W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnfinishedOpen")
-            .field("call", &self.call)
-            .field("fate", &self.fate)
-            .field("retry", &self.retry)
-            .finish()
     }
 }

@@ -7,10 +7,11 @@ use std::vec::Vec;
 
 use super::CountingRng;
 use crate::outgoing::Outgoing as _;
+use crate::send_queue::SendQueue;
 use crate::{
     BufferSizes, ClientConnection, ClientEvent, ClientKeyRef, CloseReason, Connection, ConnectionError, EntropyError,
     Error, HeapPartials, Instant, KeyRef, OutgoingRequest, Reassembly, Received, RecvBuf, Refusal, RequestId, Role,
-    SendQueue, ServerConnection, ServerEvent, ServerKeyRef, Settings,
+    ServerConnection, ServerEvent, ServerKeyRef, Settings,
 };
 
 /// Steps that a [`Pair`] may take in all, so that a test cannot loop forever.

@@ -4,7 +4,6 @@
 use core::time::Duration;
 
 use crate::common::{Ends, client, ends, ends_with, handle, ms, pending_output};
-use falco_core::classic::request_size;
 use falco_core::testing::classic_answer_size as answer_size;
 use falco_core::{
     BufferSizes, ClientWait, ConnectionError, Error, Instant, Misuse, OutputTooSmall, Received, Refusal, ReplyError,
@@ -21,7 +20,11 @@ fn limited(max_message: u32) -> Ends {
 fn sizes_are_those_of_the_wire() {
     assert_eq!(BufferSizes::TRANSMIT, 157);
     assert_eq!(
-        (request_size(0), request_size(5), request_size(usize::MAX)),
+        (
+            BufferSizes::classic_request(0),
+            BufferSizes::classic_request(5),
+            BufferSizes::classic_request(usize::MAX)
+        ),
         (37, 42, usize::MAX)
     );
     assert_eq!(

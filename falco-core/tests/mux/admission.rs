@@ -4,14 +4,14 @@
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::VecDeque;
 
-use falco_core::mux::{Admission, AdmissionLimits, Room, Source, SourcePrefix};
+use falco_core::mux::{Admission, AdmissionLimits, Source};
 use falco_core::{Instant, KeyId};
 
 const MAX_HALF_OPEN: usize = 1024;
 pub(crate) const LIMITS: AdmissionLimits = AdmissionLimits::new(10_000, MAX_HALF_OPEN);
 
 pub(crate) fn source(number: u32) -> Source {
-    Source::of(IpAddr::V4(Ipv4Addr::from(number)), SourcePrefix::default())
+    Source::of(IpAddr::V4(Ipv4Addr::from(number)), Source::PREFIX)
 }
 
 /// Which connections are selected to be dropped; `None` where it is not admitted.
@@ -57,7 +57,7 @@ fn drop_all(admission: &mut Admission, now: Instant) -> Vec<u64> {
         dropped.push(number);
         // Those that keep a part of the places free make room for several.
         let mut other = 1_000_000 + number;
-        while admission.room() == Room::Free {
+        while admission.has_room() {
             for number in admit(admission, other, source(7), now.as_millis()).unwrap() {
                 admission.leave(number);
                 dropped.push(number);
@@ -71,13 +71,13 @@ fn drop_all(admission: &mut Admission, now: Instant) -> Vec<u64> {
 #[test]
 fn nothing_is_dropped_while_places_are_free_or_nobody_needs_one() {
     let mut admission = full(8);
-    assert_eq!(admission.room(), Room::Wait);
+    assert!(admission.may_have_room_later());
     let needed = Some(source(1));
     assert_eq!(admission.select(ms(5000), None), None);
     let first = admission.select(ms(5000), needed).unwrap();
     assert_eq!(admission.select(ms(5000), needed), None, "one is being dropped");
     admission.leave(first);
-    assert_eq!(admission.room(), Room::Free);
+    assert!(admission.has_room());
     assert_eq!(admission.select(ms(5000), needed), None);
 }
 
@@ -214,7 +214,7 @@ fn no_limit_is_zero() {
         max_classic_connections: Some(0),
     };
     let mut admission = Admission::new(limits.within(0), 1);
-    assert_eq!(admission.room(), Room::Free);
+    assert!(admission.has_room());
     assert!(admits(&mut admission, 0, source(1)) && is_within(&mut admission, 0, None));
 }
 
@@ -263,7 +263,7 @@ fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
     let mut arrive = |admission: &mut Admission, now: u64, from: u32, dropped: &mut std::collections::BTreeSet<u64>| {
         let number = next;
         next += 1;
-        while admission.room() == Room::Wait {
+        while admission.may_have_room_later() {
             let selected = admission
                 .select(ms(now), Some(source(from)))
                 .expect("somebody can be dropped");
@@ -368,22 +368,22 @@ fn handshakes_in_progress_are_bounded_and_silent_connections_do_not_count() {
     };
     let mut admission = Admission::new(limits, 1);
     for number in 0..2000 {
-        assert_eq!(admission.room(), Room::Free);
+        assert!(admission.has_room());
         assert!(admits(&mut admission, number, source(1)));
         admission.waits(number, ms(0));
     }
     for number in 2000..3024 {
-        assert_eq!(admission.room(), Room::Free);
+        assert!(admission.has_room());
         assert!(admits(&mut admission, number, source(1)));
     }
-    assert_eq!(admission.room(), Room::Wait);
+    assert!(admission.may_have_room_later());
     assert_eq!(
         admission.select(ms(100), Some(source(1))),
         None,
         "none in progress is late"
     );
     assert!(is_within(&mut admission, 2000, None));
-    assert_eq!(admission.room(), Room::Free);
+    assert!(admission.has_room());
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn an_honest_source_beside_one_that_floods_keeps_its_places() {
         admission.waits(number, ms(0));
     }
     for number in 10..50_000 {
-        while admission.room() == Room::Wait {
+        while admission.may_have_room_later() {
             let selected = admission.select(ms(number), Some(source(0))).unwrap();
             assert!(selected >= 10);
             admission.leave(selected);

@@ -9,7 +9,7 @@ use crate::scene::{NOW, Scene};
 const PING: u8 = 6;
 const PONG: u8 = 7;
 
-fn only<P>(mut unfinished: Vec<Unfinished<(), P>>) -> Unfinished<(), P> {
+fn only<P>(mut unfinished: Vec<Unfinished<Call<(), P>>>) -> Unfinished<Call<(), P>> {
     assert_eq!(unfinished.len(), 1);
     unfinished.remove(0)
 }

@@ -42,7 +42,7 @@ impl Requests {
     }
 
     /// Requests that a connection leaves behind when it ends.
-    pub(crate) fn unfinished(&mut self, unfinished: Vec<Unfinished<Vec<u8>, Waiter>>) {
+    pub(crate) fn unfinished(&mut self, unfinished: Vec<Unfinished<Call<Vec<u8>, Waiter>>>) {
         assert!(unfinished.is_sorted_by_key(|left| left.call.ticket));
         for Unfinished { call, fate, .. } in unfinished {
             self.returned(call, fate);

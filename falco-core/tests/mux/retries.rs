@@ -21,7 +21,7 @@ fn refused(mut ends: Vec<End>) -> (Call<Vec<u8>, u64>, Refusal, bool) {
 }
 
 /// The only request that is left.
-fn lost(mut unfinished: Vec<Unfinished<Vec<u8>, u64>>) -> Unfinished<Vec<u8>, u64> {
+fn lost(mut unfinished: Vec<Unfinished<Call<Vec<u8>, u64>>>) -> Unfinished<Call<Vec<u8>, u64>> {
     assert_eq!(unfinished.len(), 1);
     unfinished.remove(0)
 }

@@ -1,7 +1,7 @@
 //! Open bodies in the mux: who may write, what is held, and how bodies are collected.
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
-use falco_core::mux::{Call, OpenCall, OpenRejected, StreamError};
+use falco_core::mux::{Call, OpenCall, StreamError};
 use falco_core::{Fate, NoAnswer, Refusal, RequestError, Settings};
 
 const KIB: usize = 1024;
@@ -155,7 +155,7 @@ fn open_requests_begin_as_the_server_takes_them_and_fail_if_it_takes_none() {
     duo.settle();
     assert_eq!((duo.failed.clone(), duo.client.outstanding()), (vec![1], 0));
     let rejected = duo.client.open(OpenCall::new(2, 2));
-    assert!(matches!(rejected, Err(OpenRejected::Failed(..))));
+    assert!(matches!(rejected, Err((_, Some(_)))));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
-use falco_core::mux::{Call, OpenCall, OpenRejected, StreamError};
+use falco_core::mux::{Call, OpenCall, StreamError};
 use falco_core::{CloseReason, ConnectionError, Fate, NoAnswer, Refusal, Settings};
 
 const KIB: usize = 1024;
@@ -177,10 +177,7 @@ fn an_open_request_that_has_begun_is_not_sent_again_and_another_keeps_its_body()
     assert_eq!(duo.client.poll_closing().map(|calls| calls.len()), Some(0));
     let moved: Vec<_> = duo.client.take_unbegun_open().iter().map(|call| call.ticket).collect();
     assert_eq!((moved, duo.client.outstanding()), (vec![2], 1));
-    assert!(matches!(
-        duo.client.open(OpenCall::new(4, 4)),
-        Err(OpenRejected::Closed(_))
-    ));
+    assert!(matches!(duo.client.open(OpenCall::new(4, 4)), Err((_, None))));
     duo.client.write(1, b"more".to_vec()).unwrap();
     assert_eq!(duo.settle().0, [Event::Part(1, b"more".to_vec())]);
     duo.server.answer(duo.id(1), vec![]).unwrap();

@@ -4,8 +4,8 @@ use crate::common::noise::{
     BEGIN, Frame, MESSAGE, NoiseEvent, PART, PONG, REFUSE, at_client, at_client_with, at_server, at_server_with,
     client_keys, honest, server_keys,
 };
-use falco_core::testing::{ClientLog, Pair, raw_frame, raw_settings};
-use falco_core::{Error, Refusal, ReplyError, RequestError, SendQueue, Settings};
+use falco_core::testing::{ClientLog, Pair, SendQueue, raw_frame, raw_settings};
+use falco_core::{Error, Refusal, ReplyError, RequestError, Settings};
 
 const LARGE: usize = 16 << 20;
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use falco_core::mux::{self, AdmissionLimits, Room, Source};
+use falco_core::mux::{self, AdmissionLimits, Source};
 use falco_core::{CloseReason, KeyId};
 
 use super::state::Conn;
@@ -93,7 +93,7 @@ impl Admission {
     /// established, or the server shuts down.
     pub(super) fn make_room(&self, source: Source) -> Option<Shortage> {
         let mut state = self.lock();
-        state.waited_for = !state.admitted.is_stopping() && state.admitted.room() == Room::Wait;
+        state.waited_for = !state.admitted.is_stopping() && state.admitted.may_have_room_later();
         if !state.waited_for {
             return None;
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::{Entropy, Secrets};
-use falco_core::mux::{AdmissionLimits, SharedBudget, SourcePrefix};
+use falco_core::mux::{AdmissionLimits, SharedBudget, Source};
 use falco_core::{EntropyError, Fate, Key, Settings, SettingsBuilder};
 
 use super::admission::Admission;
@@ -45,7 +45,7 @@ pub struct ServerBuilder {
     workers: usize,
     queue_timeout: Duration,
     limits: AdmissionLimits,
-    source_prefix: SourcePrefix,
+    source_prefix: (u8, u8),
     raise_descriptor_limit: bool,
     max_held: usize,
     max_answers: Option<usize>,
@@ -89,7 +89,7 @@ impl ServerBuilder {
             workers: WORKERS,
             queue_timeout: QUEUE_TIMEOUT,
             limits: AdmissionLimits::new(MAX_CONNECTIONS, MAX_HALF_OPEN),
-            source_prefix: SourcePrefix::default(),
+            source_prefix: Source::PREFIX,
             raise_descriptor_limit: true,
             max_held: SharedBudget::DEFAULT_BYTES,
             max_answers: None,
@@ -226,10 +226,7 @@ impl ServerBuilder {
     /// How many leading bits of an IPv4 address and of an IPv6 address identify a source: 32 and 64
     /// by default. Connections without an address, such as those of Unix sockets, are one source.
     pub const fn source_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
-        self.source_prefix = SourcePrefix {
-            v4: v4_bits,
-            v6: v6_bits,
-        };
+        self.source_prefix = (v4_bits, v6_bits);
         self
     }
 

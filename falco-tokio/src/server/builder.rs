@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falco_core::keys::{Entropy, Secrets};
-use falco_core::mux::{AdmissionLimits, SharedBudget, SourcePrefix};
+use falco_core::mux::{AdmissionLimits, SharedBudget, Source};
 use falco_core::{EntropyError, Key, Settings, SettingsBuilder};
 #[cfg(unix)]
 use tokio::net::UnixListener;
@@ -57,7 +57,7 @@ pub struct ServerBuilder {
     secrets: Secrets,
     settings: SettingsBuilder,
     limits: AdmissionLimits,
-    source_prefix: SourcePrefix,
+    source_prefix: (u8, u8),
     #[cfg(feature = "proxy-protocol")]
     proxies: super::proxied::Proxies,
     raise_descriptor_limit: bool,
@@ -102,7 +102,7 @@ impl ServerBuilder {
             },
             settings: SettingsBuilder::new(),
             limits: AdmissionLimits::new(MAX_CONNECTIONS, MAX_HALF_OPEN),
-            source_prefix: SourcePrefix::default(),
+            source_prefix: Source::PREFIX,
             #[cfg(feature = "proxy-protocol")]
             proxies: super::proxied::Proxies::default(),
             raise_descriptor_limit: true,
@@ -220,10 +220,7 @@ impl ServerBuilder {
     /// How many leading bits of an IPv4 address and of an IPv6 address identify a source: 32 and 64
     /// by default. Connections without an address, such as those of Unix sockets, are one source.
     pub const fn source_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
-        self.source_prefix = SourcePrefix {
-            v4: v4_bits,
-            v6: v6_bits,
-        };
+        self.source_prefix = (v4_bits, v6_bits);
         self
     }
 

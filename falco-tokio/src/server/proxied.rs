@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::io;
 
-use falco_core::mux::{Source, SourcePrefix};
+use falco_core::mux::Source;
 use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -18,7 +18,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The networks of trusted proxies.
 #[derive(Debug, Default)]
-pub(super) struct Proxies(Vec<(Source, SourcePrefix)>);
+pub(super) struct Proxies(Vec<(Source, u8)>);
 
 impl Proxies {
     /// Trusts all addresses whose first `bits` bits are those of `network`.
@@ -28,8 +28,7 @@ impl Proxies {
             (IpAddr::V6(_), IpAddr::V4(_)) => bits.saturating_sub(96),
             _ => bits,
         };
-        let prefix = SourcePrefix { v4: bits, v6: bits };
-        self.0.push((Source::of(network, prefix), prefix));
+        self.0.push((Source::of(network, (bits, bits)), bits));
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -39,7 +38,7 @@ impl Proxies {
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.0
             .iter()
-            .any(|(source, prefix)| Source::of(address, *prefix) == *source)
+            .any(|(source, bits)| Source::of(address, (*bits, *bits)) == *source)
     }
 }
 

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use falco_core::mux::{Admission, AdmissionLimits, MustLeave, Room, Source};
+use falco_core::mux::{Admission, AdmissionLimits, MustLeave, Source};
 use falco_core::{CloseReason, KeyId};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -99,9 +99,10 @@ impl Registry {
         }
         let number = state.next;
         let Some(selected) = state.admission.admit(number, source, self.clock.now()) else {
-            return match state.admission.room() {
-                Room::Wait => Admitted::Wait,
-                Room::Free | Room::Full => Admitted::Full,
+            return if state.admission.may_have_room_later() {
+                Admitted::Wait
+            } else {
+                Admitted::Full
             };
         };
         state.insert(control);
@@ -151,7 +152,7 @@ impl Registry {
     /// need to wait.
     fn select_for(&self, source: Source) -> Option<(Vec<Arc<Control>>, Option<falco_core::Instant>)> {
         let mut state = self.lock();
-        state.waited_for = state.admission.room() == Room::Wait;
+        state.waited_for = state.admission.may_have_room_later();
         let (waits, now) = (state.waited_for, self.clock.now());
         waits.then(|| {
             let selected = core::iter::from_fn(|| {

@@ -16,7 +16,7 @@ pub(crate) const MAX_RECORD: u16 = 512;
 pub(crate) const MAX_MESSAGE: usize = 1024;
 /// On the classic wire the buffer holds a message as a whole.
 #[cfg(feature = "classic")]
-pub(crate) const MAX_MESSAGE: usize = BUFFER - falco_core::classic::request_size(0);
+pub(crate) const MAX_MESSAGE: usize = BUFFER - falco_core::BufferSizes::classic_request(0);
 /// Room for one record with its length, or for one classic message with its header.
 pub(crate) const BUFFER: usize = 514;
 

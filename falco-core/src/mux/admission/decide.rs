@@ -1,7 +1,7 @@
 //! Decides whether a new connection is admitted, when the age of a half-open connection starts, and
 //! whether an established connection exceeds a limit.
 
-use super::{Admission, HalfOpen, MustLeave, Room, Source, State};
+use super::{Admission, HalfOpen, MustLeave, Source, State};
 use crate::message::KeyId;
 use crate::time::Instant;
 
@@ -12,7 +12,7 @@ impl Admission {
     /// [`room`](Self::room), or if its source has twice as many half-open connections as it may
     /// have.
     pub fn admit(&mut self, number: u64, source: Source, now: Instant) -> Option<impl Iterator<Item = u64> + use<>> {
-        if self.stopping || self.room() != Room::Free {
+        if self.stopping || !self.has_room() {
             return None;
         }
         let (count, _) = self.sources.entry(source).or_default();

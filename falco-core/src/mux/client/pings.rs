@@ -55,7 +55,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     ///
     /// A ping is retried like a request that was not processed: on at most
     /// [`MAX_TRIES`](super::super::Attempts::MAX_TRIES) connections.
-    pub fn finish_pings(&mut self) -> Vec<Unfinished<(), P>> {
+    pub fn finish_pings(&mut self) -> Vec<Unfinished<Call<(), P>>> {
         let unfinished = self.pings.drain(..).map(|(_, mut call)| {
             let fate = Fate::NotProcessed;
             let retry = call.attempts.after_loss(fate);

@@ -10,11 +10,11 @@ use alloc::vec::Vec;
 
 use super::super::Body;
 use super::super::halves::Halves;
-use super::super::open_call::{OpenCall, OpenRejected};
+use super::super::open_call::OpenCall;
 use super::super::step::ClientStep;
 use super::super::streams::{StreamError, Writers};
 use super::ClientMux;
-use crate::error::Error;
+use crate::error::{Error, RequestError};
 use crate::message::{Fate, Refusal, RequestId, Status};
 use crate::outgoing::OutgoingRequest;
 use crate::wire::ClientKeyRef;
@@ -130,13 +130,13 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// that were [written](Self::write) by then. Once it has begun it is never resent.
     ///
     /// # Errors
-    /// [`OpenRejected`], which returns the request and says whether it may go to another
-    /// connection.
-    pub fn open(&mut self, call: OpenCall<B, W>) -> Result<(), OpenRejected<B, W>> {
+    /// Returns the request. With an error it fails, because the server takes no open bodies.
+    /// Otherwise the connection accepts no new requests, and this one may go to another.
+    pub fn open(&mut self, call: OpenCall<B, W>) -> Result<(), (OpenCall<B, W>, Option<RequestError>)> {
         let request = match self.machine.open_request() {
             Ok(request) => request,
-            Err(Error::Request(error)) => return Err(OpenRejected::Failed(call, error)),
-            Err(_) => return Err(OpenRejected::Closed(call)),
+            Err(Error::Request(error)) => return Err((call, Some(error))),
+            Err(_) => return Err((call, None)),
         };
         let OpenCall { ticket, waiter, chunks } = call;
         let streams = self.streams();

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use falco_core::mux::{Call, Halves, OpenCall, OpenRejected, UnfinishedOpen};
+use falco_core::mux::{Call, Halves, OpenCall, Unfinished};
 use falco_core::{Fate, LostRequest};
 
 use super::super::outcome::{Job, Outcome, Reply};
@@ -144,8 +144,8 @@ impl State {
         let _ = call.write(first);
         match self.mux.open(call) {
             Ok(()) => Ok((opener, pipe)),
-            Err(OpenRejected::Closed(_)) => Err(Outcome::Retry(Job::default())),
-            Err(OpenRejected::Failed(_, error)) => Err(Outcome::Failed(Error::Request(error))),
+            Err((_, None)) => Err(Outcome::Retry(Job::default())),
+            Err((_, Some(error))) => Err(Outcome::Failed(Error::Request(error))),
         }
     }
 
@@ -244,7 +244,7 @@ impl State {
 
     /// The connection has ended, with the error that `why` returns for the fate of a request.
     pub(in crate::client) fn finish_opens(&mut self, why: impl Fn(Fate) -> Error) {
-        for UnfinishedOpen { call, fate, retry, .. } in self.mux.finish_open() {
+        for Unfinished { call, fate, retry, .. } in self.mux.finish_open() {
             if retry {
                 call.waiter.retry(Job::default());
             } else {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use falco_core::mux::{Unfinished, UnfinishedOpen};
+use falco_core::mux::Unfinished;
 use falco_core::{CloseReason, ConnectionError};
 
 use super::super::call::error_of;
@@ -39,7 +39,7 @@ impl Connection {
     /// Returns the requests and pings that go to another connection, and sends the other callers
     /// the error.
     pub(super) fn finish(&mut self, end: &io::Result<ConnectionError>) {
-        for UnfinishedOpen { call, fate, retry, .. } in self.mux.finish_open() {
+        for Unfinished { call, fate, retry, .. } in self.mux.finish_open() {
             if retry {
                 self.returned.opens.push(call);
             } else {

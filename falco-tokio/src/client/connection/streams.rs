@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use falco_core::Fate;
-use falco_core::mux::{Halves, OpenRejected};
+use falco_core::mux::Halves;
 
 use super::super::call::{OpenCall, Waiter};
 use super::{Connection, Mux};
@@ -39,8 +39,8 @@ impl Connection {
                 self.pump(ticket);
                 None
             }
-            Err(OpenRejected::Closed(call)) => Some(call),
-            Err(OpenRejected::Failed(call, error)) => {
+            Err((call, None)) => Some(call),
+            Err((call, Some(error))) => {
                 self.answers.fail(call.waiter, error);
                 None
             }

@@ -3,7 +3,8 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use super::super::super::open_call::{OpenCall, UnfinishedOpen};
+use super::super::super::call::Unfinished;
+use super::super::super::open_call::OpenCall;
 use super::super::super::streams::Turn;
 use super::super::ClientMux;
 use super::Open;
@@ -104,8 +105,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// Call it when the connection has ended, before [`finish`](Self::finish), which does not
     /// return open requests. Returns those that are outstanding, each with its fate. One that has
     /// not begun goes to another connection.
-    pub fn finish_open(&mut self) -> Vec<UnfinishedOpen<B, W>> {
-        let unbegun = self.take_unbegun_open().into_iter().map(|call| UnfinishedOpen {
+    pub fn finish_open(&mut self) -> Vec<Unfinished<OpenCall<B, W>>> {
+        let unbegun = self.take_unbegun_open().into_iter().map(|call| Unfinished {
             call,
             fate: Fate::NotProcessed,
             retry: true,
@@ -117,7 +118,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let Some(streams) = self.streams.take() else {
             return unfinished;
         };
-        let begun = streams.calls.into_iter().map(|(ticket, open)| UnfinishedOpen {
+        let begun = streams.calls.into_iter().map(|(ticket, open)| Unfinished {
             call: OpenCall::new(ticket, open.waiter),
             fate,
             retry: false,
