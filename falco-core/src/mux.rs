@@ -85,7 +85,7 @@ mod table;
 use alloc::vec::Vec;
 use core::fmt;
 
-pub use admission::{Admission, AdmissionLimits, MustLeave, Source};
+pub use admission::{Admission, AdmissionLimits, MustClose, Source};
 pub use budget::Budget;
 #[cfg(feature = "std")]
 pub use budget::SharedBudget;

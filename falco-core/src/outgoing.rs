@@ -357,7 +357,7 @@ fn check(own: bool, announced: usize, body: &[u8]) -> Result<(), Misuse> {
     Ok(())
 }
 
-/// What of an open body is not sealed. The bytes that are sealed are at its front.
+/// The bytes of an open body that are not sealed: all but the first `sealed` ones.
 #[cfg(feature = "streams")]
 fn rest(own: bool, sealed: usize, body: &[u8]) -> Result<&[u8], Misuse> {
     check(own, body.len(), body)?;
@@ -377,11 +377,11 @@ pub(crate) fn unsealed(sealed: usize, body: &[u8]) -> Result<&[u8], Misuse> {
 #[cfg(feature = "streams")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Open {
-    /// Its length was given.
+    /// The body is not open: its length was given.
     No,
-    /// More of it may follow.
+    /// The body is open, and more bytes may follow those that are passed to `seal`.
     Yes,
-    /// What is passed to `seal` is the rest of it.
+    /// The body is open, and those that are passed to `seal` are the last.
     Finished,
 }
 

@@ -122,8 +122,8 @@ impl<M: Outgoing, B> SendQueue<M, B> {
     /// A length for [`Connection::seal_size`] with which the longest message makes progress, and
     /// small messages are sealed together.
     #[must_use]
-    pub fn worthwhile(&self) -> usize {
-        self.lengths.worthwhile(self.waiting.len())
+    pub fn useful_output(&self) -> usize {
+        self.lengths.useful_output(self.waiting.len())
     }
 
     /// Bytes of all bodies. A body counts whole until its last part is sealed, because until then

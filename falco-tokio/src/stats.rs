@@ -12,7 +12,7 @@ pub(crate) struct Counter {
 }
 
 impl Counter {
-    /// One that is a metric too.
+    /// A counter that is also a metric.
     pub(crate) fn with_metric(name: &'static str, what: &'static str, labels: Labels<'_>) -> Self {
         Self {
             count: AtomicU64::new(0),

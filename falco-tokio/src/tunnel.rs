@@ -96,7 +96,7 @@ use crate::stream::{Call, SendStream};
 const TUNNEL: u8 = b'T';
 /// The server has connected to the target.
 const CONNECTED: u8 = 0;
-/// It has not.
+/// The server could not connect to the target.
 const REFUSED: u8 = 1;
 /// How long one side waits for the other to take the last bytes of a stream that was cut off.
 const LAST_BYTES: Duration = Duration::from_secs(5);

@@ -112,7 +112,7 @@ enum State {
 /// Why an established connection may not stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "there is no other reason")]
-pub enum MustLeave {
+pub enum MustClose {
     /// Its key was retired since its hello.
     KeyRetired,
     /// The server [stops](Admission::stop).

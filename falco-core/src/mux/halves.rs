@@ -7,13 +7,13 @@ use crate::error::{LostRequest, RequestError};
 /// When a reader has taken this many bytes, the connection gives credit for them.
 const TAKEN: usize = 64 << 10;
 
-/// What the half that reads and the half that writes share with the connection of an open request,
-/// apart from the bytes between them. The caller or the handler has the halves, which may be on
-/// another thread, so an adapter keeps this under a lock together with these bytes.
+/// The shared state of the two halves of an open request and its connection, without the bytes
+/// between them. One half reads, the other writes. A caller or handler has them, perhaps on another
+/// thread. So an adapter keeps this under a lock, together with the bytes.
 ///
-/// A method of a half that returns `true` has work for the connection. The adapter then calls
+/// If a method of a half returns `true`, there is work for the connection: the adapter calls
 /// [`ClientMux::pump`](super::ClientMux::pump) or [`ServerMux::pump`](super::ServerMux::pump).
-/// Until it has, the methods return `false`.
+/// Until it has, these methods return `false`.
 ///
 /// `E` is the error that a half receives. When a method changes what
 /// [`input_end`](Self::input_end) or [`may_send`](Self::may_send) returns, the adapter wakes the
@@ -34,7 +34,7 @@ pub struct Halves<E> {
     /// Bytes of the writer that the connection has not accepted.
     unsent: usize,
     of_client: bool,
-    /// The request of a client has begun, or will not.
+    /// At a client: the request has begun, or has failed before.
     begun: bool,
     /// The reader waits for more, and has taken all that has arrived.
     waits: bool,
@@ -111,7 +111,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     }
 }
 
-/// What the connection reports to the halves.
+/// Methods for the connection.
 impl<E: Clone + From<StreamError>> Halves<E> {
     /// `bytes` of the body that is read have arrived. Returns whether the reader takes them; drop
     /// them if not.
@@ -268,7 +268,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     }
 }
 
-/// What the halves do.
+/// Methods for the halves.
 impl<E: Clone + From<StreamError>> Halves<E> {
     /// Whether the request of a client has begun; `None` before. If the connection takes nothing
     /// more, returns why.

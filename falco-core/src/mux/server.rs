@@ -18,7 +18,7 @@ use core::time::Duration;
 use self::answer_queue::AnswerQueue;
 use self::deferred::Deferred;
 use self::refusals::Refusals;
-use super::admission::{MustLeave, hello_fingerprint};
+use super::admission::{MustClose, hello_fingerprint};
 use super::deadlines::MuxDeadlines;
 use super::held::{Held, HeldBytes, PER_REQUEST, bytes, give_back};
 use super::partial::Partial;
@@ -193,11 +193,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// [`Admission::establish`](super::Admission::establish) says. One over a limit gets little
     /// time, as [`ending`](Self::ending) says. Otherwise a client that does not end its stream
     /// could keep a place that others may have.
-    pub fn leave(&mut self, now: Instant, why: MustLeave) {
+    pub fn close_for(&mut self, now: Instant, why: MustClose) {
         match why {
-            MustLeave::KeyRetired => self.close(now, CloseReason::KeyRetired),
-            MustLeave::ShuttingDown => self.close(now, CloseReason::ShuttingDown),
-            MustLeave::OverLimit => self.close_at_once(now, CloseReason::Done),
+            MustClose::KeyRetired => self.close(now, CloseReason::KeyRetired),
+            MustClose::ShuttingDown => self.close(now, CloseReason::ShuttingDown),
+            MustClose::OverLimit => self.close_at_once(now, CloseReason::Done),
         }
     }
 

@@ -367,8 +367,8 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         }
     }
 
-    /// Bytes of output that are worthwhile for the next turn.
-    pub(super) fn worthwhile(&self) -> usize {
+    /// Bytes of output that are useful for the next turn.
+    pub(super) fn useful_output(&self) -> usize {
         self.ready_bytes.min(ENOUGH)
     }
 }

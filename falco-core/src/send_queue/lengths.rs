@@ -27,8 +27,8 @@ impl Lengths {
         self.bodies
     }
 
-    /// As [`SendQueue::worthwhile`](super::SendQueue::worthwhile), for `count` messages.
-    pub(super) fn worthwhile(&self, count: usize) -> usize {
+    /// As [`SendQueue::useful_output`](super::SendQueue::useful_output), for `count` messages.
+    pub(super) fn useful_output(&self, count: usize) -> usize {
         let total = self.bodies.saturating_add(count.saturating_mul(OVERHEAD));
         let longest = self.long.last_key_value().map_or(TOGETHER, |(length, _)| *length);
         total.min(longest.max(TOGETHER))

@@ -101,7 +101,7 @@ fn an_output_looks_only_at_the_messages_in_it_however_many_wait() {
         let long = [20_000, 30_000];
         let (mut queue, looks) = queue(long.into_iter().chain(core::iter::repeat_n(100, count)));
         looks.set(0);
-        assert_eq!(queue.worthwhile(), 30_000);
+        assert_eq!(queue.useful_output(), 30_000);
         assert_eq!(turn(&mut queue, &[20_000, 10_000, 100, 100]), [0, 2, 3]);
         looks.get()
     });
@@ -124,13 +124,13 @@ fn a_message_that_had_a_frame_goes_behind_those_that_had_none() {
 #[test]
 fn the_longest_message_that_waits_is_worthwhile() {
     let (mut queue, _) = queue([20_000, 50_000, 20_000, 50_000, 10_000]);
-    assert_eq!((queue.worthwhile(), queue.bodies()), (50_000, 150_000));
+    assert_eq!((queue.useful_output(), queue.bodies()), (50_000, 150_000));
     assert_eq!(turn(&mut queue, &[20_000, 50_000]), [0, 1]);
-    assert_eq!((queue.worthwhile(), queue.bodies()), (50_000, 80_000));
+    assert_eq!((queue.useful_output(), queue.bodies()), (50_000, 80_000));
     queue.retain(|message, _| message.length < 50_000);
-    assert_eq!((queue.worthwhile(), queue.bodies()), (20_000, 30_000));
+    assert_eq!((queue.useful_output(), queue.bodies()), (20_000, 30_000));
     assert_eq!(queue.pop().unwrap().0.number, 2);
-    assert_eq!((queue.worthwhile(), queue.bodies()), (10_040, 10_000));
+    assert_eq!((queue.useful_output(), queue.bodies()), (10_040, 10_000));
     assert_eq!(turn(&mut queue, &[10_000]), [4]);
-    assert_eq!((queue.worthwhile(), queue.bodies()), (0, 0));
+    assert_eq!((queue.useful_output(), queue.bodies()), (0, 0));
 }

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Call, ClientMux, ClientStep, MustLeave, ServerMux, ServerStep, SharedBudget};
+use falco_core::mux::{Call, ClientMux, ClientStep, MustClose, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server};
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, LastStep, RequestId, ServerConnection,
@@ -237,13 +237,13 @@ fn a_revoked_connection_sends_no_answer_and_says_why() {
 #[test]
 fn a_connection_that_may_not_stay_is_told_why() {
     for (why, reason) in [
-        (MustLeave::KeyRetired, CloseReason::KeyRetired),
-        (MustLeave::ShuttingDown, CloseReason::ShuttingDown),
-        (MustLeave::OverLimit, CloseReason::Done),
+        (MustClose::KeyRetired, CloseReason::KeyRetired),
+        (MustClose::ShuttingDown, CloseReason::ShuttingDown),
+        (MustClose::OverLimit, CloseReason::Done),
     ] {
         let keys = (noise_client(7), noise_server(7));
         let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
-        pair.server.leave(NOW, why);
+        pair.server.close_for(NOW, why);
         assert_eq!(pair.arrive(Vec::new()).1, Err(ConnectionError::Closed));
         let step = pair.client.recv(NOW, &mut pair.to_client);
         assert!(
@@ -252,8 +252,8 @@ fn a_connection_that_may_not_stay_is_told_why() {
         );
         let ending = pair.server.ending(pair.server.connection().end().unwrap(), NOW);
         let time = match why {
-            MustLeave::OverLimit => Duration::from_millis(20),
-            MustLeave::KeyRetired | MustLeave::ShuttingDown => Settings::LINGER,
+            MustClose::OverLimit => Duration::from_millis(20),
+            MustClose::KeyRetired | MustClose::ShuttingDown => Settings::LINGER,
         };
         assert_eq!(ending.poll_timeout(), Some(NOW + time), "{why:?}");
     }
@@ -266,7 +266,7 @@ fn a_connection_that_is_closed_at_once_has_little_time_to_end() {
     for at_once in [true, false] {
         let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
         if at_once {
-            pair.server.leave(NOW, MustLeave::OverLimit);
+            pair.server.close_for(NOW, MustClose::OverLimit);
         } else {
             pair.server.close(NOW, CloseReason::Done);
         }

@@ -2,7 +2,7 @@
 //! complete.
 
 use falco_core::keys::Secrets;
-use falco_core::mux::{Admission, AdmissionLimits, MustLeave};
+use falco_core::mux::{Admission, AdmissionLimits, MustClose};
 use falco_core::{Key, KeyId};
 
 use crate::admission::{LIMITS, admit, admits, full, is_within, ms, source};
@@ -75,9 +75,9 @@ fn a_connection_is_closed_for_the_first_of_three_reasons() {
         ..LIMITS
     };
     let (retired, stopping, over) = (
-        Some(MustLeave::KeyRetired),
-        Some(MustLeave::ShuttingDown),
-        Some(MustLeave::OverLimit),
+        Some(MustClose::KeyRetired),
+        Some(MustClose::ShuttingDown),
+        Some(MustClose::OverLimit),
     );
     let key = Some(key_id(1));
     // A guest is not counted, and is closed all the same.

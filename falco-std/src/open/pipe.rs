@@ -431,7 +431,7 @@ mod tests {
         Ok(())
     }
 
-    /// As that of a request which was deferred.
+    /// The whole window of a deferred request arrives at once.
     #[test]
     fn a_window_that_arrives_at_once_is_freed_piece_by_piece() {
         let pipe = Pipe::new(Box::new(Nobody), Halves::of_client(64));

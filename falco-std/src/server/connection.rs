@@ -12,7 +12,7 @@ use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
-use falco_core::mux::{MustLeave, ServerStep};
+use falco_core::mux::{MustClose, ServerStep};
 use falco_core::{ConnectionError, Instant, ServerConnection, wipe_stack};
 
 use self::handling::Parked;
@@ -69,10 +69,10 @@ struct Reader<H> {
     permit: Permit,
 }
 
-/// Why a thread reads no more.
+/// Why a thread stops reading.
 enum Step {
     Ended(ConnectionError),
-    /// It is to run this handler first.
+    /// The thread runs this handler before it reads on.
     Handle(Job),
 }
 
@@ -285,10 +285,10 @@ where
         let Some(why) = self.permit.establish(key, retired) else {
             return;
         };
-        if why == MustLeave::OverLimit {
+        if why == MustClose::OverLimit {
             self.service.admission.counters().over_key_limit.add(1);
         }
-        self.conn.lock().state.mux.leave(self.conn.now(), why);
+        self.conn.lock().state.mux.close_for(self.conn.now(), why);
     }
 
     /// Waits until the request has completed. A stream that does not split cannot be read while a

@@ -28,7 +28,7 @@ pub(super) trait JobSource: Send + Sync {
     /// Runs one job, if there is one. If there are more jobs, calls `more` before it runs this one.
     fn run_one(&self, more: &dyn Fn());
 
-    /// Its turn in the pool's queue.
+    /// The turn of this source in the pool's queue.
     fn turn(&self) -> &Turn;
 }
 
@@ -122,7 +122,7 @@ impl Pool {
 
     /// Has a worker take a source of the queue. Returns whether one will.
     fn call_worker(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>) -> bool {
-        // One that was called while the limit was reached may have waited again.
+        // An idle worker waits until it is notified.
         if queue.idle > 0 {
             self.submitted.notify_one();
         }
@@ -277,7 +277,7 @@ mod tests {
         pool.withdraw(&*first);
         push(&first);
         assert!(is_next(&second));
-        // It has had its turn.
+        // Without effect, because the source has had its turn.
         pool.withdraw(&*second);
         assert!(is_next(&third) && is_next(&first));
         assert!(pool.lock().pop().is_none());

@@ -87,7 +87,7 @@ pub struct Report {
     /// Connections that were ended at once because the limit of the shutdown had passed, or that
     /// ended during the shutdown with requests unanswered.
     pub cut_connections: u64,
-    /// Their unanswered requests.
+    /// The unanswered requests of these connections.
     pub cut_requests: u64,
 }
 

@@ -204,7 +204,7 @@ mod tests {
         assert!(callers.answer(first, Ok(Bytes::from_static(b"first"))).is_none());
         assert!(callers.take(second).is_none());
         assert!(callers.answer(second, Ok(Bytes::from_static(b"second"))).is_some());
-        // One who has an answer and has not taken it is not cancelled.
+        // `give_up` returns no waker for a caller that has an answer.
         assert!(
             callers
                 .take(second)

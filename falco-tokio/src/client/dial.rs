@@ -166,7 +166,7 @@ mod tests {
             })
         ));
         assert!(began.elapsed() >= limit);
-        // One leaves the backlog, which makes room for another.
+        // Accepting one connection makes room in the backlog.
         let dialing = tokio::spawn(dial.dial(Duration::from_secs(10), life));
         tokio::time::sleep(limit).await;
         assert!(!dialing.is_finished());

@@ -72,7 +72,7 @@ impl Counters {
         }
     }
 
-    /// Those of a server.
+    /// The counters for `server`.
     pub(super) fn of(&self, server: usize) -> Option<&ServerCounters> {
         self.servers.get(server)
     }
@@ -97,7 +97,7 @@ impl Counters {
         }
     }
 
-    /// Of all servers.
+    /// The sum of a counter over all servers.
     fn sum(&self, counter: impl Fn(&ServerCounters) -> &Counter) -> u64 {
         self.servers.iter().map(|server| counter(server).get()).sum()
     }

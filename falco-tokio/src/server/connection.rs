@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use falco_core::keys::ServerKeys;
-use falco_core::mux::{MustLeave, ServerMux, SharedBudget};
+use falco_core::mux::{MustClose, ServerMux, SharedBudget};
 use falco_core::{ConnectionError, Ending, Instant, LastStep, LostRequest, ServerConnection, wipe_stack};
 use tracing::{Span, Value, debug, warn};
 
@@ -51,7 +51,7 @@ pub(super) struct Connection<H: Handler> {
     now: Instant,
     handlers: Arc<Handlers<H>>,
     place: Place,
-    /// Who has the client's key. Set when the connection is established.
+    /// The holder of the client's key. Set when the connection is established.
     holder: Option<Arc<Holder>>,
     /// The end of the stream was read.
     eof: bool,
@@ -216,8 +216,8 @@ impl<H: Handler> Connection<H> {
             self.mux.drain_after(self.now, age, |bound| entropy.below(bound));
         }
         let Some(why) = leaves else { return };
-        self.mux.leave(self.now, why);
-        if why == MustLeave::OverLimit {
+        self.mux.close_for(self.now, why);
+        if why == MustClose::OverLimit {
             self.handlers.service.counters.over_key_limit.add(1);
             if let Some(left_out) = self.handlers.service.warnings.key_limit.due() {
                 warn!(

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use falco_core::mux::{Admission, AdmissionLimits, MustLeave, Source};
+use falco_core::mux::{Admission, AdmissionLimits, MustClose, Source};
 use falco_core::{CloseReason, KeyId};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -230,7 +230,7 @@ impl Registry {
     }
 
     /// Reports that a connection has completed its handshake. Returns why it may not stay, if so.
-    pub(crate) fn establish(&self, number: u64, key: Option<KeyId>, retired: bool) -> Option<MustLeave> {
+    pub(crate) fn establish(&self, number: u64, key: Option<KeyId>, retired: bool) -> Option<MustClose> {
         let mut state = self.lock();
         let leaves = state.admission.establish(number, key, retired);
         drop(state);

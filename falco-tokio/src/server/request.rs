@@ -42,7 +42,7 @@ pub struct Request {
     body: Bytes,
     /// `None` if it was created by [`new`](Self::new).
     origin: Option<(RequestId, Arc<Control>)>,
-    /// Who has the client's key, if that has a label.
+    /// The holder of the client's key, if it has a label.
     holder: Option<Arc<Holder>>,
     /// What `with_peer` and `with_key_id` have set.
     set: Option<Box<Set>>,

@@ -108,7 +108,7 @@ where
 pub(crate) struct Kept {
     pub(crate) held: Option<HeldBytes<SharedBudget>>,
     pub(crate) place: Arc<SharedPlace>,
-    /// Of an open request.
+    /// The pipe of an open request. `None` for other requests.
     pub(crate) pipe: Option<Arc<Pipe>>,
 }
 

@@ -89,7 +89,7 @@ macro_rules! warn_limited {
 }
 pub(crate) use warn_limited;
 
-/// Of one kind.
+/// Limits how many warnings of one kind are logged.
 #[derive(Debug)]
 pub(crate) struct WarningLimit {
     state: Mutex<State>,

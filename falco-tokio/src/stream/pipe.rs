@@ -361,7 +361,7 @@ mod tests {
         for (pieces, expected) in [(0, vec![LENGTH]), (2, vec![LENGTH - 2 * PIECE]), (6, vec![])] {
             let pipe = pipe();
             let chunk = Bytes::from(vec![7; LENGTH]);
-            // It is known that this is the only one if it can be changed.
+            // The clone keeps the chunk shared, so its memory is not freed early.
             pipe.send(chunk.clone())?;
             let taken: Vec<_> = pipe.pump(|_, next| core::iter::from_fn(next).take(pieces).collect());
             let last = pieces.saturating_sub(5).min(1);
@@ -376,7 +376,7 @@ mod tests {
         Ok(())
     }
 
-    /// As that of a request which was deferred.
+    /// The whole window of a deferred request arrives at once.
     #[test]
     fn a_window_that_arrives_at_once_is_freed_piece_by_piece() {
         let pipe = pipe();

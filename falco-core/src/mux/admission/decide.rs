@@ -1,7 +1,7 @@
 //! Decides whether a new connection is admitted, when the age of a half-open connection starts, and
 //! whether an established connection exceeds a limit.
 
-use super::{Admission, HalfOpen, MustLeave, Source, State};
+use super::{Admission, HalfOpen, MustClose, Source, State};
 use crate::message::KeyId;
 use crate::time::Instant;
 
@@ -61,20 +61,20 @@ impl Admission {
     /// classic wire. `retired` is whether the key was retired since the hello.
     ///
     /// If the connection may not stay, returns why, for
-    /// [`ServerMux::leave`](crate::mux::ServerMux::leave). Until one that is over a limit is gone,
-    /// it counts towards all limits but those of its key and of the classic wire. A connection that
-    /// was not [admitted](Self::admit), such as a guest, does not count.
+    /// [`ServerMux::close_for`](crate::mux::ServerMux::close_for). Until one that is over a limit
+    /// is gone, it counts towards all limits but those of its key and of the classic wire. A
+    /// connection that was not [admitted](Self::admit), such as a guest, does not count.
     ///
     /// Call it once the code that retires keys can find the connection by its key. If the key is
     /// retired after `retired` was read, that code closes the connection.
-    pub fn establish(&mut self, number: u64, key: Option<KeyId>, retired: bool) -> Option<MustLeave> {
+    pub fn establish(&mut self, number: u64, key: Option<KeyId>, retired: bool) -> Option<MustClose> {
         let within = self.count_established(number, key);
         if retired {
-            Some(MustLeave::KeyRetired)
+            Some(MustClose::KeyRetired)
         } else if self.stopping {
-            Some(MustLeave::ShuttingDown)
+            Some(MustClose::ShuttingDown)
         } else {
-            (!within).then_some(MustLeave::OverLimit)
+            (!within).then_some(MustClose::OverLimit)
         }
     }
 

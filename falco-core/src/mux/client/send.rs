@@ -210,16 +210,16 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// request that waits, or seals many small ones.
     #[must_use]
     pub fn seal_size(&self) -> usize {
-        let mut worthwhile = self.queue.worthwhile();
+        let mut useful_output = self.queue.useful_output();
         if self.queue.is_empty() {
             // A request that is larger than the server reads fails in the call that then seals the
             // next one.
             let most = usize::try_from(self.machine.peer_max_message()).unwrap_or(usize::MAX);
-            worthwhile = worthwhile.max(self.table.next_behind(most).unwrap_or(0));
+            useful_output = useful_output.max(self.table.next_behind(most).unwrap_or(0));
         }
         #[cfg(feature = "streams")]
-        let worthwhile = worthwhile.max(self.streams.as_ref().map_or(0, |streams| streams.worthwhile()));
-        self.machine.seal_size(worthwhile)
+        let useful_output = useful_output.max(self.streams.as_ref().map_or(0, |streams| streams.useful_output()));
+        self.machine.seal_size(useful_output)
     }
 
     /// Takes out the requests of which nothing was sent, in the order of their tickets, although

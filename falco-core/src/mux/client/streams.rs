@@ -93,8 +93,8 @@ impl<B: AsRef<[u8]>, W> Streams<B, W> {
         self.writers.has_ready()
     }
 
-    pub(super) fn worthwhile(&self) -> usize {
-        self.writers.worthwhile()
+    pub(super) fn useful_output(&self) -> usize {
+        self.writers.useful_output()
     }
 
     /// Whether the answer to the open request `id` is wanted. `None` if it is no open request.

@@ -100,8 +100,8 @@ impl<B> AnswerQueue<B> {
         self.queue.bodies() + self.early.as_ref().map_or(0, |early| early.bytes)
     }
 
-    pub(super) fn worthwhile(&self) -> usize {
-        self.queue.worthwhile()
+    pub(super) fn useful_output(&self) -> usize {
+        self.queue.useful_output()
     }
 
     /// Drops all answers.

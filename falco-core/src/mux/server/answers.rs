@@ -183,9 +183,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// of the longest queued one.
     #[must_use]
     pub fn seal_size(&self) -> usize {
-        let worthwhile = self.answers.worthwhile();
+        let useful_output = self.answers.useful_output();
         #[cfg(feature = "streams")]
-        let worthwhile = worthwhile.max(self.streams.as_ref().map_or(0, |streams| streams.worthwhile()));
-        self.machine.seal_size(worthwhile)
+        let useful_output = useful_output.max(self.streams.as_ref().map_or(0, |streams| streams.useful_output()));
+        self.machine.seal_size(useful_output)
     }
 }

@@ -82,9 +82,9 @@ impl<B: AsRef<[u8]>> Streams<B> {
         self.writers.memory() + self.collected_bytes
     }
 
-    /// Bytes of output that are worthwhile.
-    pub(super) fn worthwhile(&self) -> usize {
-        self.writers.worthwhile()
+    /// Bytes of output that are useful for the next turn.
+    pub(super) fn useful_output(&self) -> usize {
+        self.writers.useful_output()
     }
 
     fn take_collected(&mut self, key: u64) -> Option<Vec<u8>> {

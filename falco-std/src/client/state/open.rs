@@ -27,7 +27,7 @@ pub(in crate::client) struct Stream {
     opener: Arc<Slot>,
     /// The request has begun, and its caller no longer waits for that.
     begun: bool,
-    /// Of the client.
+    /// The counters of the client.
     counters: Arc<Counters>,
 }
 

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use falco_core::KeyId;
-use falco_core::mux::MustLeave;
+use falco_core::mux::MustClose;
 
 use super::super::state::Conn;
 use super::super::stats::gauge;
@@ -116,7 +116,7 @@ impl Permit {
 
     /// Reports that the client has proved that it has `key`. From now on the connection is not
     /// dropped for others. If it may not stay, returns why.
-    pub(in crate::server) fn establish(&self, key: Option<KeyId>, retired: bool) -> Option<MustLeave> {
+    pub(in crate::server) fn establish(&self, key: Option<KeyId>, retired: bool) -> Option<MustClose> {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
         let counted = state.conns.contains_key(number);

@@ -82,7 +82,7 @@ impl Socket {
     pub(crate) async fn cut_off(self) {
         #[cfg(target_os = "linux")]
         if let Stream::Tcp(stream) = &self.stream {
-            // Such a socket is writable once everything was sent.
+            // With this option, the socket is writable once everything was sent.
             let _ = SockRef::from(stream).set_tcp_notsent_lowat(1);
             let writable = || {
                 let mut polled = [PollFd::new(stream, PollFlags::OUT)];
@@ -95,7 +95,7 @@ impl Socket {
         }
     }
 
-    /// Its halves. What passes them is counted.
+    /// The two halves of the socket, which count the bytes that pass them.
     pub(crate) fn halves(&mut self) -> (Reads<'_>, Writes<'_>) {
         let Carried { sent, received } = &mut self.carried;
         let (reads, writes) = match &mut self.stream {

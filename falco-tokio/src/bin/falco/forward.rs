@@ -158,8 +158,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     drain(&places, most, args.drain_timeout, &mut signals).await
 }
 
-/// One connection to the server takes all tunnels, because others may have failed, and each has
-/// room for its window.
+/// The settings of the connections to the server. Each connection can carry all tunnels, because
+/// the others may have failed, and has room for the windows of all.
 fn of_tunnels(settings: Settings, most: u32) -> Settings {
     let most = u16::try_from(most)
         .unwrap_or(u16::MAX)

@@ -134,7 +134,7 @@ const fn advice(error: &Error) -> &'static str {
 /// What is to be sent.
 enum Message {
     Whole(Vec<u8>),
-    /// It is too long to be held, or is to be sent as it comes.
+    /// Too long for memory, or to be sent while it is read.
     Streamed(Input),
 }
 

@@ -185,7 +185,7 @@ enum Lock {
     Held(#[expect(dead_code, reason = "the lock lasts as long as this is open")] File),
     /// The file system has no locks, or the directory cannot be read.
     Unavailable,
-    /// Another process does not release it.
+    /// Another process holds the lock.
     Busy,
 }
 

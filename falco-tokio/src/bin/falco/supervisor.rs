@@ -52,12 +52,12 @@ mod systemd {
         }
     }
 
-    /// It accepts connections.
+    /// Reports that the process accepts connections.
     pub(crate) fn ready() {
         tell(&[NotifyState::Ready]);
     }
 
-    /// It reads its keys again. It is [`ready`] afterwards.
+    /// Reports that the process reads its keys again. Call [`ready`] afterwards.
     pub(crate) fn reloading() {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -65,7 +65,7 @@ mod systemd {
         }
     }
 
-    /// It drains.
+    /// Reports that the process drains.
     pub(crate) fn stopping() {
         tell(&[NotifyState::Stopping]);
     }

@@ -71,7 +71,8 @@ impl<H: Handler> Connection<H> {
                 warn_limited!(warnings.panicked, request = number, "the handler panicked");
                 Err(NoAnswer::Panicked)
             }
-            // Without a cancellation, the runtime shuts down, or it was aborted from elsewhere.
+            // If the request was not cancelled, the runtime is shutting down, or the task of the
+            // handler was aborted from elsewhere.
             Outcome::Dropped => Err(NoAnswer::Dropped),
             Outcome::NoRoom => Err(NoAnswer::NoRoom),
         };

@@ -54,7 +54,7 @@ impl Chunks {
         if bytes.len() < SHORT && !self.is_empty() {
             self.copy(&bytes);
         } else if !bytes.is_empty() {
-            // One chunk at a time has more memory than its bytes.
+            // At most one chunk has more memory than its bytes.
             self.free_split();
             self.push(without_unused(bytes));
         }

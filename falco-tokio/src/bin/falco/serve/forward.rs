@@ -110,9 +110,9 @@ impl Targets {
 struct Connection<'n> {
     socket: Socket,
     name: &'n str,
-    /// That of the client's connection: a handler may be dropped outside of it.
+    /// The span of the client's connection. A handler may be dropped outside of it.
     span: Span,
-    /// Why not both directions have ended.
+    /// Why the connection was cut off. `None` if both directions have ended.
     cut_off: Option<String>,
 }
 

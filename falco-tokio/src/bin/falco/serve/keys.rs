@@ -16,7 +16,7 @@ use crate::values::counted;
 pub(super) struct Keys {
     list: KeyList,
     labels: HashMap<KeyId, Option<String>>,
-    /// Those that it had, and whose connections may still drain.
+    /// Keys that were retired. Their connections may still drain.
     retired: HashMap<KeyId, Option<String>>,
 }
 
