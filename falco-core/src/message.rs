@@ -106,6 +106,17 @@ impl Refusal {
     pub const fn is_unprocessed(self) -> bool {
         matches!(self, Self::Busy | Self::TooLarge | Self::NotProcessed)
     }
+
+    /// This refusal, of a request that `reached` its handler or not, as far as the other side can
+    /// tell. One that has reached it may have been processed, whatever the refusal says.
+    #[cfg(feature = "streams")]
+    pub(crate) const fn of_reached(self, reached: bool) -> Self {
+        if reached && self.is_unprocessed() {
+            Self::Failed
+        } else {
+            self
+        }
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -77,12 +77,9 @@ impl MuxDeadlines {
         machine: &mut Connection<R, H>,
         now: Instant,
     ) -> Result<(), ConnectionError> {
-        if self.all.is_stalled(machine, now) {
-            return Err(machine.end().unwrap_or(ConnectionError::Stalled));
-        }
         let moved = core::mem::replace(&mut self.moved, MaybeInstant::NONE);
         match machine.poll_timeout() {
-            Some(at) if moved == at.into() && !is_late(Some(at), now) => {
+            Some(at) if moved == at.into() && !is_late(Some(at), now) && !self.all.is_stalled(machine, now) => {
                 self.all.check_again();
                 machine.handle_timeout(at.max(now))
             }

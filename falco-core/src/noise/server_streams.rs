@@ -185,11 +185,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let slot = table.find(id.number()).and_then(|place| table.get(place));
         let reached = slot
             .is_some_and(|slot| slot.has(flag::BEGAN) && (slot.has(flag::CREDITED) || slot.state == State::Answering));
-        if reached && refusal.is_unprocessed() {
-            Refusal::Failed
-        } else {
-            refusal
-        }
+        refusal.of_reached(reached)
     }
 
     fn slot_of(&mut self, id: RequestId) -> Result<Option<&mut RequestSlot>, Error> {

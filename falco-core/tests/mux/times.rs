@@ -77,7 +77,10 @@ fn a_write_that_makes_no_progress_for_a_lifetime_ends_the_connection() {
     assert_eq!(server.handle_timeout(ms(8_999)), Ok(()));
     // Without input the lifetime ends before that. This is about the write only.
     assert!(server.poll_timeout().is_some_and(|at| at <= due));
+    assert_eq!(server.connection().end(), None);
     assert_eq!(server.handle_timeout(due), Err(ConnectionError::Stalled));
+    // Its own deadline has passed as well, and has ended it.
+    assert_eq!(server.connection().end(), Some(ConnectionError::Expired));
     assert_eq!(client.handle_timeout(ms(9_200)), Err(ConnectionError::Stalled));
     // Before a late poll nothing was written.
     let (_, mut server) = pair((&keys.0, &keys.1));

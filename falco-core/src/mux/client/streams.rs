@@ -435,10 +435,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// its answer was returned, the request was processed, and is not sent again.
     pub(super) fn refusal_of_streaming(&mut self, id: RequestId, refusal: Refusal) -> Refusal {
         let was_returned = self.streams.as_mut().is_some_and(|streams| streams.forget_answer(id));
-        if was_returned && refusal.is_unprocessed() {
-            Refusal::Failed
-        } else {
-            refusal
-        }
+        refusal.of_reached(was_returned)
     }
 }

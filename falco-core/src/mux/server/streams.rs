@@ -237,11 +237,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             .streams
             .as_ref()
             .is_some_and(|streams| streams.open.contains(&id.key()));
-        if reached && refusal.is_unprocessed() {
-            Refusal::Failed
-        } else {
-            refusal
-        }
+        refusal.of_reached(reached)
     }
 
     /// Seals answers and open answers. The two kinds take turns at going first, one output each. So
