@@ -22,9 +22,10 @@ const MEASURED: u64 = 2048;
 const DEPTH: u64 = 128;
 /// For each message, a client allocates the body of the answer, and a server that of the request.
 const EACH: (u64, u64) = (1, 1);
-/// A connection keeps no tables of requests while it has none. So for requests one after another, a
-/// client also allocates three tables for each, and a server two, and the future of the handler.
-const SEQUENTIAL: (u64, u64) = (4, 4);
+/// A client keeps its tables of requests until a caller has its answer and sends no other request.
+/// A server keeps none while it has no requests. So for requests one after another, it also
+/// allocates two tables for each, and the future of the handler.
+const SEQUENTIAL: (u64, u64) = (1, 4);
 /// How much more there may be for each hundred requests one after another: the sending task.
 const SLACK: u64 = 1;
 /// The same for requests in flight at once. They share the tables, which grow several times for
@@ -114,4 +115,23 @@ fn requests_one_after_another_allocate_no_more_than_is_known() {
 #[test]
 fn requests_in_flight_at_once_allocate_a_body_at_either_end() {
     check(DEPTH, EACH, SHARED);
+}
+
+#[test]
+fn a_client_keeps_no_tables_when_all_callers_have_their_answers() {
+    let (address, _server) = serve();
+    let runtime = runtime();
+    let client = runtime.block_on(Client::builder(key()).connect(address)).unwrap();
+    runtime.block_on(send(&client, 1, 1));
+    let burst = measure(|| {
+        runtime.block_on(async {
+            send(&client, DEPTH, DEPTH).await;
+            // The task of the connection runs once more, after the last caller.
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+        });
+    });
+    // The tables for 128 requests are many times as large.
+    assert!(burst.bytes_current < 4096, "{burst:?}");
 }

@@ -209,6 +209,15 @@ impl Connection {
         self.mux.connection().in_flight().max(self.mux.outstanding())
     }
 
+    /// Releases memory that was needed for more than `few` answers at once, and all that is there
+    /// for requests, if there are none.
+    pub(super) fn shrink(&mut self, few: usize) {
+        self.answers.shrink(few);
+        if self.mux.outstanding() == 0 {
+            self.mux.shrink();
+        }
+    }
+
     /// Whether the connection is established and nothing was received for a while. It may have
     /// ended since, if the process was stopped or its threads were busy.
     pub(super) fn is_quiet(&self) -> bool {
@@ -309,9 +318,6 @@ impl Connection {
                 return Poll::Pending;
             }
             self.line.shrink();
-            if self.mux.outstanding() == 0 {
-                self.mux.shrink();
-            }
             self.due = deadline;
             let deadline = deadline.map(|deadline| self.env.clock.at(deadline));
             let wakes_at = [deadline, self.wakes_at].into_iter().flatten().min();

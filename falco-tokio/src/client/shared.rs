@@ -154,7 +154,7 @@ impl Shared {
     fn poll_answer(&self, caller: CallerId, cx: &Context<'_>) -> Poll<Answer> {
         let mut state = self.lock();
         if let Some(answer) = state.callers.take(caller) {
-            self.count(&state);
+            self.leave(state);
             return Poll::Ready(answer);
         }
         let waits = state.callers.waker(caller);
@@ -183,10 +183,18 @@ impl Shared {
             state.cancel(caller.ticket());
             Self::wake(state);
         } else {
-            drop(state);
+            self.leave(state);
         }
         // Not under the lock: dropping a waker may run any code.
         drop(waker);
+    }
+
+    /// A caller has left. After the last one, the task releases the memory that requests needed.
+    fn leave(&self, state: MutexGuard<'_, State>) {
+        self.count(&state);
+        if self.outstanding() == 0 {
+            Self::wake(state);
+        }
     }
 
     /// Delivers the answers to their callers.
@@ -384,6 +392,7 @@ impl ConnectionHandle for StreamHandle {
 impl Drop for StreamHandle {
     fn drop(&mut self) {
         self.shared.opens.fetch_sub(1, Ordering::Relaxed);
+        self.shared.leave(self.shared.lock());
     }
 }
 

@@ -289,7 +289,7 @@ impl Slot {
         }
         self.shared.shrink(FEW);
         if let Current::Connection(connection) = &mut self.current {
-            connection.answers.shrink(FEW);
+            connection.shrink(FEW);
         }
     }
 
