@@ -54,6 +54,16 @@ def few_descriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
 
 
+def allow_descriptors(count):
+    """Lets this process and those that it starts have so many. Beyond the hard limit that takes root."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(hard, count)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (ValueError, OSError) as error:
+        raise AssertionError(f"{count} descriptors are needed, the hard limit is {hard}: {error}") from None
+
+
 @contextlib.contextmanager
 def ends(scratch, *words):
     """Both ends of a tunnel to a target that sends back what it receives, and the client's port."""
@@ -114,10 +124,8 @@ def check_bulk(scratch, size="1G"):
 def check_idle(scratch, count="10000"):
     """Idle connections over one encrypted connection cost little memory at either end, and each still
     works. The soft limit of descriptors is 1024 where the ends begin."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # For this process, which passes it to the target.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    count = min(int(count), hard - 200)
+    count = int(count)
+    allow_descriptors(count + 200)
     with ends(scratch, "--max-tunnels", count + 1) as (port, processes), contextlib.ExitStack() as stack:
         stack.enter_context(connect(port))
         before = {name: memory(process, "VmRSS") for name, process in processes.items()}
