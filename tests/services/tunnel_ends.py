@@ -101,8 +101,8 @@ def killed(scratch, victim, client_does, target_does):
             flows(client, target, client_does)
         assert all(descriptors(process) >= before[name] + CONNECTIONS for name, process in ends.items())
         victims = {**{name: [process] for name, process in ends.items()}, "target": [target], "client": clients}[victim]
-        for process in victims:
-            process.send_signal(signal.SIGKILL)
+        receives = {"target": "receive" in target_does, "client": "receive" in client_does}.get(victim)
+        kill(victims, CONNECTIONS if receives else 0)
         told = {}
         if victim != "client":
             told["client"] = {line for client in clients for line in lines(client, 1)}
@@ -120,6 +120,42 @@ def killed(scratch, victim, client_does, target_does):
             port = port if victim != "forward" else started(forwarded(key, f"127.0.0.1:{server_port}", **QUIET))[0]
             flows(started(pump("connect", port, client_does)), target, client_does)
     return told
+
+
+def unread(processes):
+    """How many established connections of the processes have bytes that no one has read."""
+    found = subprocess.run(["ss", "-Htnp", "state", "established"], capture_output=True, text=True, timeout=PATIENCE)
+    owners = [f"pid={process.pid}," for process in processes]
+    rows = [row for row in found.stdout.splitlines() if any(owner in row for owner in owners)]
+    return sum(int(row.split()[0]) > 0 for row in rows)
+
+
+def kill(processes, connections):
+    """Kills processes when so many of their connections have unread bytes: the system then resets
+    these connections. Those without unread bytes get an orderly end."""
+    if connections:
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        until("bytes are unread", lambda: unread(processes) >= connections)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+
+
+def killed_without_tunnel(victim, client_does, target_does):
+    """What the other side learns over plain TCP if the target or the clients are killed."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(pump("listen", port, target_does))
+        until("the target listens", lambda: listens(port))
+        assert lines(target, 1) == ["end"]
+        clients = [stack.enter_context(pump("connect", port, client_does)) for _ in range(CONNECTIONS)]
+        for client in clients:
+            flows(client, target, client_does)
+        does, victims = (target_does, [target]) if victim == "target" else (client_does, clients)
+        kill(victims, CONNECTIONS if "receive" in does else 0)
+        if victim == "target":
+            return {line for client in clients for line in lines(client, 1)}
+        return set(lines(target, CONNECTIONS))
 
 
 def flows(client, target, client_does):
@@ -143,6 +179,10 @@ def check_killed(scratch):
             told = killed(scratch, victim, client_does, target_does)
             # The system ends a connection of a killed process with a FIN if the process has read
             # everything. The ends of the tunnel have set the linger time to prevent that.
-            allowed = {"reset"} if victim in ("forward", "serve") else {"reset", "end"}
+            expected = {"reset"}
+            if victim in ("target", "client"):
+                expected = killed_without_tunnel(victim, client_does, target_does)
+                receives = "receive" in (target_does if victim == "target" else client_does)
+                assert expected == {"reset" if receives else "end"}, (victim, client_does, expected)
             for side, ends in told.items():
-                assert ends <= allowed, (victim, client_does, side, ends)
+                assert ends == expected, (victim, client_does, side, ends)
