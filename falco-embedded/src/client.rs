@@ -247,7 +247,7 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         self.seal(now, request.as_deref_mut())?;
         let (in_flight, last_pong) = (&mut self.in_flight, &mut self.last_pong);
         #[cfg(feature = "streams")]
-        let mut collected = 0;
+        let mut collected = None;
         let next = self.connection.recv(now, |event| {
             let (id, body, outcome) = match event {
                 ClientEvent::Answer { id, body } | ClientEvent::Part { id, body, last: true } => {
@@ -263,14 +263,17 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
                 }
                 _ => return,
             };
-            if let Some(request) = request.filter(|request| request.outgoing.id() == Some(id)) {
+            if let Some(request) = request
+                .as_deref_mut()
+                .filter(|request| request.outgoing.id() == Some(id))
+            {
                 #[cfg(feature = "streams")]
                 request.note_beginning(&event);
                 request.append(body);
                 request.outcome = outcome;
                 #[cfg(feature = "streams")]
                 {
-                    collected = request.collect(body.len());
+                    collected = request.is_collected().then_some(body.len());
                 }
             }
             if outcome.is_some() && *in_flight == Some(id) {
@@ -278,7 +281,9 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
             }
         })?;
         #[cfg(feature = "streams")]
-        self.credit_collected(collected);
+        if let (Some(request), Some(part)) = (request, collected) {
+            self.collect(request, part);
+        }
         Ok(match next {
             Next::Wait => false,
             Next::Again | Next::Event(()) => true,

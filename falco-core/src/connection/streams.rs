@@ -71,6 +71,20 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     pub fn peer_max_open(&self) -> u16 {
         self.session.peer_max_open()
     }
+
+    /// Reports a part of an open answer that the caller collects as a whole, in at most `most`
+    /// bytes. `part` is the length of the part, and `length` that of the answer with it, in bytes.
+    ///
+    /// Returns whether the answer still fits. Then the server may send `part` bytes more, at once.
+    /// If it does not fit, [`cancel`](Self::cancel) the request: its answer is too large.
+    pub fn collect(&mut self, id: RequestId, part: usize, length: usize, most: usize) -> bool {
+        let fits = length <= most;
+        if fits {
+            // Fails only if the connection has ended, which every other call returns.
+            let _ = self.credit(id, part, true);
+        }
+        fits
+    }
 }
 
 impl<H: ServerKeyRef> Connection<ServerSide, H> {

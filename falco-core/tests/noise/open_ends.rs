@@ -77,6 +77,21 @@ fn a_whole_answer_ends_a_request_whose_body_is_still_open() {
 }
 
 #[test]
+fn a_part_of_a_collected_answer_earns_credit_only_while_the_answer_fits() {
+    for (most, fits) in [(KIB, true), (KIB + 1, true), (KIB - 1, false)] {
+        let (mut rig, _, id) = asking();
+        rig.receive(&open(1, &[7; KIB]));
+        assert_eq!(rig.machine.collect(id, KIB, KIB, most), fits, "{most}");
+        let frame = (CREDIT, 1, 1024_u32.to_be_bytes().to_vec());
+        let earned = if fits { vec![frame] } else { Vec::new() };
+        assert_eq!(rig.sent(), earned, "{most}");
+        // Nothing is left to be given credit for.
+        assert_eq!(rig.machine.collect(id, 0, KIB, most), fits, "{most}");
+        assert_eq!(rig.sent(), [], "{most}");
+    }
+}
+
+#[test]
 fn the_handler_of_a_cancelled_stream_receives_the_cancellation_and_no_end() {
     for answers in [false, true] {
         let mut rig = server();

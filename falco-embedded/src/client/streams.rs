@@ -80,18 +80,9 @@ impl<B: AsRef<[u8]>, A: AsMut<[u8]>> PendingRequest<B, A> {
         self.open.too_large.is_none()
     }
 
-    /// Counts a part of an open answer that is collected. Returns how many more bytes the server
-    /// may send for it: 0 if the answer is too large, which the caller learns at once.
-    pub(super) fn collect(&mut self, bytes: usize) -> usize {
-        if !self.open.began || self.open.in_pieces {
-            return 0;
-        }
-        if self.received > self.answer.as_mut().len() {
-            // `answered` returns that it is too large.
-            self.outcome = Some(Ok(()));
-            return 0;
-        }
-        bytes
+    /// Whether the answer is an open one that is collected as a whole.
+    pub(super) const fn is_collected(&self) -> bool {
+        self.open.began && !self.open.in_pieces
     }
 
     /// Takes back the piece that was lent, and returns its length.
@@ -255,11 +246,14 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
         pending.is_ready()
     }
 
-    /// Gives credit for a part of an open answer that was collected.
-    pub(super) fn credit_collected(&mut self, bytes: usize) {
-        if let Some(id) = self.in_flight.filter(|_| bytes > 0) {
-            // Fails only if the connection has ended, which `step` returns.
-            let _ = self.connection.machine_mut().credit(id, bytes, true);
+    /// Handles a part of an answer that is collected. If the answer is too large, the caller learns
+    /// it at once, from `answered`.
+    pub(super) fn collect<Q, A: AsMut<[u8]>>(&mut self, request: &mut PendingRequest<Q, A>, part: usize) {
+        let (length, most) = (request.received, request.answer.as_mut().len());
+        if let Some(id) = request.outgoing.id()
+            && !self.connection.machine_mut().collect(id, part, length, most)
+        {
+            request.outcome = Some(Ok(()));
         }
     }
 }

@@ -362,9 +362,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let Some(Answer::Collected(whole)) = answer else {
             return skip;
         };
-        if whole.len() + part.len() <= most {
+        let length = whole.len().saturating_add(part.len());
+        if self.machine.collect(id, part.len(), length, most) {
             whole.extend_from_slice(part);
-            let _ = self.machine.credit(id, part.len(), true);
             return skip;
         }
         self.cancel_begun(id);
