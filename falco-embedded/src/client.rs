@@ -263,9 +263,8 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
                 }
                 _ => return,
             };
-            if let Some(request) = request
-                .as_deref_mut()
-                .filter(|request| request.outgoing.id() == Some(id))
+            if let Some(request) = &mut request
+                && request.outgoing.id() == Some(id)
             {
                 #[cfg(feature = "streams")]
                 request.note_beginning(&event);

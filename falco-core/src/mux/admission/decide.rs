@@ -9,7 +9,7 @@ impl Admission {
     /// Adds a half-open connection under a number that was not used before, and returns the
     /// connections that are selected to be dropped, as [`select`](Self::select) does. Returns
     /// `None`, and does not add it, if the server [stops](Self::stop), if there is no
-    /// [`room`](Self::room), or if its source has twice as many half-open connections as it may
+    /// [room](Self::has_room), or if its source has twice as many half-open connections as it may
     /// have.
     pub fn admit(&mut self, number: u64, source: Source, now: Instant) -> Option<impl Iterator<Item = u64> + use<>> {
         if self.stopping || !self.has_room() {

@@ -96,8 +96,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// deadline](crate::Connection::write_deadline) from `now` to accept the last bytes: one
     /// lifetime if they may contain an answer and the end is [`ConnectionError::Closed`] or
     /// [`ConnectionError::HandlerFailed`], and otherwise [`LINGER`](crate::Settings::LINGER). If
-    /// the key was [revoked](Self::revoke), or the connection had to [leave](Self::leave) because
-    /// it was over a limit, it has 20 ms to accept the CLOSE.
+    /// the key was [revoked](Self::revoke), or the connection had to [close](Self::close_for)
+    /// because it was over a limit, it has 20 ms to accept the CLOSE.
     #[must_use]
     pub fn ending(&self, end: ConnectionError, now: Instant) -> Ending {
         if self.closed_at_once && self.is_established() {
