@@ -143,6 +143,8 @@ async fn a_panic_while_connecting_is_a_failed_attempt() {
     };
     let client = Client::builder(key(1)).backoff(Duration::from_millis(1), Duration::from_millis(2));
     let client = client.connect_with(dial).await.unwrap();
+    // Otherwise the first PING may step on the trap, and the request goes to the next connection.
+    assert_eq!(within(client.request("before")).await.unwrap(), "before");
     armed.store(true, Ordering::Relaxed);
     within(client.request("the first connection ends")).await.unwrap_err();
     assert_eq!(within(client.request("after")).await.unwrap(), "after");

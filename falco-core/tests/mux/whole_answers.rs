@@ -2,7 +2,7 @@
 
 use crate::duo::{Duo, Event, settings};
 use falco_core::mux::{Call, Halves, StreamError};
-use falco_core::{Fate, RequestError};
+use falco_core::{Fate, Refusal, RequestError, Settings};
 
 type Half = Halves<StreamError>;
 
@@ -48,10 +48,37 @@ fn an_answer_that_is_complete_before_it_begins_is_sent_with_its_length() {
     assert_eq!(duo.settle().1.last(), Some(&Event::Ended(5)));
 }
 
+#[test]
+fn a_complete_answer_that_is_longer_than_a_message_is_open() {
+    let client = settings().with_max_message(1000);
+    let mut duo = Duo::new(&client, &settings());
+    let answer = |duo: &mut Duo, number: u64, halves: &mut Half, length: usize| {
+        assert!(halves.send(length));
+        halves.finish().unwrap();
+        let mut chunk = Some(vec![7; length]);
+        duo.server.pump(duo.ids[&number], halves, || chunk.take());
+        let handled = duo.server.handled(duo.ids[&number], halves, Ok(()), || None);
+        assert_eq!(handled, Ok(true));
+        duo.settle().1
+    };
+    // To a caller that reads in pieces, and to one that collects.
+    let mut halves = subscribed(&mut duo, 1);
+    let whole = answer(&mut duo, 1, &mut halves, 1000);
+    assert_eq!(whole, [Event::Whole(1, vec![7; 1000])]);
+    let mut halves = subscribed(&mut duo, 2);
+    let events = answer(&mut duo, 2, &mut halves, 1001);
+    assert_eq!(events, [Event::Opened(2, vec![7; 1001]), Event::Ended(2)]);
+    duo.request(3, b"tail");
+    duo.settle();
+    let mut halves: Half = duo.server.begin_whole(duo.id(3)).unwrap();
+    let events = answer(&mut duo, 3, &mut halves, 1001);
+    assert_eq!(events, [Event::CallRefused(3, Refusal::AnswerTooLarge, false)]);
+}
+
 /// The handler has not returned when the connection finds that out.
 #[test]
-fn a_whole_answer_that_is_larger_than_the_client_reads_is_refused_as_that() {
-    let client = settings().with_max_message(1000);
+fn a_complete_answer_for_a_client_without_streams_is_refused_if_it_is_too_large() {
+    let client = Settings::new().with_max_message(1000);
     let mut duo = Duo::new(&client, &settings());
     let mut halves = subscribed(&mut duo, 1);
     assert!(halves.send(1001));

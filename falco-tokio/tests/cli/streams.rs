@@ -98,6 +98,19 @@ fn an_answer_that_is_longer_than_the_limit_is_streamed() {
     let ended = run(keyed(&words));
     assert_eq!((ended.code, ended.out == long), (Some(0), true), "{}", ended.err);
     server.stop();
+    // Both sides have limits of their own. What one may not send as a whole is streamed, too.
+    for length in [40_000, 65_536, 65_537, 200_000] {
+        let count = length.to_string();
+        let server = Served::start(&["--max-message", "64K", "--exec", "head", "-c", &count, &file]);
+        let ended = run(keyed(&["send", &server.address, "--max-message", "32K", "x"]));
+        assert_eq!(
+            (ended.code, ended.out == long[..length]),
+            (Some(0), true),
+            "{}",
+            ended.err
+        );
+        server.stop();
+    }
     // A command that fails leaves nothing of a short answer, and a long one does not look whole.
     for (length, left) in [(60_000, false), (3_000_000, true)] {
         let script = format!("head -c {length} {file}; exit 3");

@@ -6,6 +6,7 @@ use crate::message::{Refusal, RequestId, Status};
 use crate::mux::Budget;
 use crate::mux::partial::RECORD;
 use crate::no_answer::NoAnswer;
+use crate::outgoing::OutgoingAnswer;
 use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
@@ -29,8 +30,19 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Queues the answer to a request that is held. Returns `false` if the connection has ended.
     pub(super) fn queue_answer(&mut self, id: RequestId, body: B) -> Result<bool, RequestError> {
+        let made = self.machine.answer(id, body.as_ref().len());
+        self.queue_made(id, body, made)
+    }
+
+    /// As [`queue_answer`](Self::queue_answer), with what the connection has `made` of it.
+    pub(super) fn queue_made(
+        &mut self,
+        id: RequestId,
+        body: B,
+        made: Result<OutgoingAnswer, ReplyError>,
+    ) -> Result<bool, RequestError> {
         let length = body.as_ref().len();
-        match self.machine.answer(id, length) {
+        match made {
             Ok(answer) if self.make_room(length) => {
                 self.answers.push(answer, body, !self.machine.refuses());
                 self.held.set_answered(id);

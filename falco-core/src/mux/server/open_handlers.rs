@@ -4,7 +4,7 @@ use super::super::Budget;
 use super::super::halves::Halves;
 use super::super::streams::StreamError;
 use super::{ServerMux, bytes};
-use crate::error::RequestError;
+use crate::error::{ReplyError, RequestError};
 use crate::message::RequestId;
 use crate::no_answer::NoAnswer;
 use crate::wire::ServerKeyRef;
@@ -29,9 +29,11 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// As [`begin_handler`](Self::begin_handler) for a request that has arrived as a whole, which
     /// [`Request`](super::ServerStep::Request) has returned, and whose handler writes an open
-    /// answer. Pass the body to the halves as one that has arrived and ended. An answer that is one
-    /// chunk and [complete](Halves::is_answer_whole) before it begins is sent as a whole; another
-    /// one is collected by a client that wants a whole answer.
+    /// answer. Pass the body to the halves as one that has arrived and ended.
+    ///
+    /// An answer that is one chunk, is [complete](Halves::is_answer_whole) before it begins, and is
+    /// no longer than a message of the client may be, is sent as a whole. Another one is open, and
+    /// a client that wants a whole answer collects it.
     ///
     /// `None` if twice as many of these handlers run as requests may be in flight.
     pub fn begin_whole<E: Clone + From<StreamError>>(&mut self, id: RequestId) -> Option<Halves<E>> {
@@ -97,23 +99,27 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 if !halves.has_output() {
                     return Ok(());
                 }
-                let first = if halves.is_answer_whole() {
+                let mut first = if halves.is_answer_whole() {
                     halves.next(&mut next)
                 } else {
                     None
                 };
-                match first {
-                    Some(body) if halves.is_finished() => {
-                        self.queue_answer(id, body).map_err(StreamError::Request)?;
-                        halves.answer();
-                        return Ok(());
-                    }
-                    first => {
-                        self.open_answer(id)?;
-                        halves.answering = true;
-                        first.map_or(Ok(()), |chunk| self.write(id, chunk))?;
+                if halves.is_finished()
+                    && let Some(body) = first.take()
+                {
+                    match self.machine.answer(id, body.as_ref().len()) {
+                        // A client that takes open answers may read it in pieces.
+                        Err(ReplyError::Request(_)) => first = Some(body),
+                        made => {
+                            self.queue_made(id, body, made).map_err(StreamError::Request)?;
+                            halves.answer();
+                            return Ok(());
+                        }
                     }
                 }
+                self.open_answer(id)?;
+                halves.answering = true;
+                first.map_or(Ok(()), |chunk| self.write(id, chunk))?;
             }
             if !all && !self.wants(id) {
                 return Ok(());
