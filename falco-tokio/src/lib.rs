@@ -66,6 +66,7 @@
 //! |---|---|---|
 //! | `aws-lc-rs` | no | cryptography from AWS-LC: faster, and needs a C compiler |
 //! | `proxy-protocol` | no | addresses of clients from a proxy ([`ServerBuilder::trust_proxy`]) |
+//! | `http-body` | no | [`RecvStream`] is a body of the crate `http-body` |
 //! | `metrics` | no | metrics through the facade of the crate `metrics` |
 //! | `cli` | no | the command-line tool `falco`, with `metrics` and `proxy-protocol` |
 //!
