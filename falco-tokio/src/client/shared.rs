@@ -165,12 +165,15 @@ impl Shared {
         drop(state);
         let mut waker = cx.waker().clone();
         let mut state = self.lock();
-        match state.callers.waker(caller) {
-            Some(waits) => core::mem::swap(waits, &mut waker),
-            // Answered meanwhile.
-            None => cx.waker().wake_by_ref(),
-        }
+        let swapped = state
+            .callers
+            .waker(caller)
+            .map(|waits| core::mem::swap(waits, &mut waker));
         drop(state);
+        if swapped.is_none() {
+            // Answered meanwhile.
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 
