@@ -100,6 +100,21 @@ fn a_complete_answer_for_a_client_without_streams_is_refused_if_it_is_too_large(
 }
 
 #[test]
+fn a_complete_answer_to_a_request_that_has_completed_is_no_answer() {
+    let mut duo = Duo::new(&settings(), &settings());
+    let mut halves = subscribed(&mut duo, 1);
+    duo.server.refuse(duo.id(1), Refusal::Failed);
+    duo.settle();
+    assert!(halves.send(4));
+    halves.finish().unwrap();
+    let mut chunk = Some(b"line".to_vec());
+    duo.server.pump(duo.ids[&1], &mut halves, || chunk.take());
+    assert!(!halves.is_answered());
+    let handled = duo.server.handled(duo.ids[&1], &mut halves, Ok(()), || None);
+    assert_eq!(handled, Ok(false));
+}
+
+#[test]
 fn a_caller_that_drops_its_half_cancels_the_request_before_and_after_the_answer_begins() {
     let mut duo = Duo::new(&settings(), &settings());
     for begins in [false, true] {

@@ -111,7 +111,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                         // A client that takes open answers may read it in pieces.
                         Err(ReplyError::Request(_)) => first = Some(body),
                         made => {
-                            self.queue_made(id, body, made).map_err(StreamError::Request)?;
+                            if !self.queue_made(id, body, made).map_err(StreamError::Request)? {
+                                return Err(StreamError::Ended);
+                            }
                             halves.answer();
                             return Ok(());
                         }
