@@ -242,6 +242,53 @@ fn handlers_of_streams_learn_that_their_client_closes_or_is_gone() {
     });
 }
 
+/// The answer cannot be completed, because no more credit comes.
+#[test]
+fn a_writer_without_credit_learns_that_its_client_has_ended_its_stream() {
+    bounded(|| {
+        let (to, told) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        let ended = Mutex::new(ended);
+        let server = Streaming::start(server(), move |mut request: StreamRequest| {
+            request.answer.send("begun")?;
+            if request.body.next().is_some_and(|first| first.unwrap() == b"stays") {
+                while !request.is_closing() {
+                    thread::sleep(millis(5));
+                }
+                to.send(None).unwrap();
+                ended.lock().unwrap().recv().unwrap();
+                request.answer.finish()?;
+                return Ok(());
+            }
+            loop {
+                if let Err(error) = request.answer.send(vec![0; 64 << 10]) {
+                    to.send(Some(error)).unwrap();
+                    return Ok(());
+                }
+            }
+        });
+        let socket = TcpStream::connect(server.address).unwrap();
+        let client = Client::builder(key()).over(socket.try_clone().unwrap()).unwrap();
+        let mut calls = Vec::new();
+        for first in ["stays", "writes"] {
+            let mut call = client.open(first).unwrap();
+            call.finish().unwrap();
+            assert_eq!(call.next().unwrap().unwrap(), b"begun");
+            calls.push(call);
+        }
+        let closing = thread::spawn(move || client.close());
+        assert!(told.recv().unwrap().is_none());
+        socket.shutdown(Shutdown::Write).unwrap();
+        let why = told.recv_timeout(millis(5000)).unwrap().unwrap();
+        assert!(matches!(why, Error::Stopped), "{why:?}");
+        assert_eq!(server.handle.stats().connections, 1);
+        end.send(()).unwrap();
+        drop(calls);
+        closing.join().unwrap();
+        server.stop();
+    });
+}
+
 #[test]
 fn an_open_request_that_finds_no_worker_in_time_is_refused() {
     bounded(|| {

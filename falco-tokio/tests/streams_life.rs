@@ -242,6 +242,53 @@ async fn handlers_of_streams_learn_that_their_client_closes_or_is_gone() {
     drop(call);
 }
 
+/// The answer cannot be completed, because no more credit comes.
+#[tokio::test]
+async fn a_writer_without_credit_learns_that_its_client_has_ended_its_stream() {
+    let (to, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let server = Streaming::start(server(), move |mut request: StreamRequest| {
+        let (to, mut ended) = (to.clone(), ended.clone());
+        async move {
+            request.answer.send("begun").await?;
+            if request.body.next().await.is_some_and(|first| first.unwrap() == "stays") {
+                request.closing().await;
+                to.send(None)?;
+                ended.wait_for(|ended| *ended).await?;
+                request.answer.finish()?;
+                return Ok(());
+            }
+            loop {
+                if let Err(error) = request.answer.send(vec![0; 64 << 10]).await {
+                    to.send(Some(error))?;
+                    return Ok(());
+                }
+            }
+        }
+    })
+    .await;
+    let socket = std::net::TcpStream::connect(server.address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let stream = tokio::net::TcpStream::from_std(socket.try_clone().unwrap()).unwrap();
+    let client = Client::builder(key(1)).over(stream).await.unwrap();
+    let mut calls = Vec::new();
+    for first in ["stays", "writes"] {
+        let mut call = client.open(first).await.unwrap();
+        call.finish().unwrap();
+        assert_eq!(soon(call.next()).await.unwrap().unwrap(), "begun");
+        calls.push(call);
+    }
+    let closing = tokio::spawn(async move { client.close().await });
+    assert!(receive(&mut told).await.is_none());
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    let why = receive(&mut told).await.unwrap();
+    assert!(matches!(why, Error::Stopped), "{why:?}");
+    assert_eq!(server.handle.stats().connections, 1);
+    end.send(true).unwrap();
+    drop(calls);
+    soon(closing).await.unwrap();
+}
+
 #[tokio::test]
 async fn streams_drain_with_their_server_and_a_new_one_goes_to_the_next_connection() {
     let server = Streaming::start(server().max_connection_age(Duration::from_millis(100)), echo).await;

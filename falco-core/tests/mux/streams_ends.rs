@@ -1,9 +1,10 @@
 //! How requests with open bodies end in the mux.
 
 use core::time::Duration;
+use std::collections::VecDeque;
 
 use crate::duo::{BUDGET, Duo, Event, joined, opened, settings};
-use falco_core::mux::{Call, OpenCall, StreamError};
+use falco_core::mux::{Call, Halves, OpenCall, StreamError};
 use falco_core::{CloseReason, ConnectionError, Fate, NoAnswer, Refusal, Settings};
 
 const KIB: usize = 1024;
@@ -212,6 +213,32 @@ fn at_the_end_of_the_clients_sending_half_an_answer_that_needs_credit_is_cut_off
         (duo.server.unanswered(), duo.server.connection().end()),
         (0, Some(ConnectionError::Closed))
     );
+}
+
+#[test]
+fn a_writer_behind_an_answer_that_was_cut_off_learns_it_before_the_connection_ends() {
+    let mut duo = opened();
+    let request = Call::new(2, b"tail".to_vec(), 2).streaming();
+    assert!(duo.client.request(request).is_ok());
+    duo.settle();
+    duo.client.close(duo.now, CloseReason::Done);
+    duo.settle();
+    let two = duo.id(2);
+    let mut halves: Halves<StreamError> = duo.server.begin_whole(two).unwrap();
+    let mut outgoing = VecDeque::from([vec![1; 70 * KIB], vec![2]]);
+    for chunk in &outgoing {
+        halves.send(chunk.len());
+    }
+    duo.server.pump(two, &mut halves, || outgoing.pop_front());
+    duo.settle();
+    assert_eq!((outgoing.len(), halves.may_send()), (1, Ok(true)));
+    duo.server.end_of_stream(duo.now, &[]).unwrap();
+    duo.answer();
+    assert_eq!(duo.server.poll_writable(), Some(two));
+    duo.server.pump(two, &mut halves, || outgoing.pop_front());
+    assert_eq!(halves.may_send(), Err(StreamError::Ended));
+    assert!(halves.drops_output() && halves.input_end().is_some());
+    assert_eq!((duo.server.unanswered(), duo.server.connection().end()), (1, None));
 }
 
 #[test]

@@ -124,7 +124,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 first.map_or(Ok(()), |chunk| self.write(id, chunk))?;
             }
             if !all && !self.wants(id) {
-                return Ok(());
+                let goes_on = self.streams().is_answering(id);
+                return if goes_on { Ok(()) } else { Err(StreamError::Ended) };
             }
             if let Some(chunk) = halves.next(&mut next) {
                 self.write(id, chunk)?;

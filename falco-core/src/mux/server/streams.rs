@@ -77,6 +77,12 @@ impl<B: AsRef<[u8]>> Streams<B> {
         self.writers.has_ready()
     }
 
+    /// Whether the answer to a request has begun and is not sent completely.
+    pub(super) fn is_answering(&self, id: RequestId) -> bool {
+        let key = id.key();
+        self.writers.contains(key) || self.collected.contains_key(&key)
+    }
+
     /// Bytes of answers that are queued.
     pub(super) const fn bytes(&self) -> usize {
         self.writers.memory() + self.collected_bytes
@@ -286,8 +292,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// [`StreamError::Ended`] if the request has completed, or its answer has begun.
     pub fn open_answer(&mut self, id: RequestId) -> Result<(), StreamError> {
         let key = id.key();
-        let begun = |streams: &Streams<B>| streams.writers.contains(key) || streams.collected.contains_key(&key);
-        if !self.is_held(id) || self.streams.as_deref().is_some_and(begun) {
+        let has_begun = self.streams.as_deref().is_some_and(|streams| streams.is_answering(id));
+        if !self.is_held(id) || has_begun {
             return Err(StreamError::Ended);
         }
         match self.machine.open_answer(id) {
