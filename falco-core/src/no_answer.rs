@@ -69,6 +69,16 @@ impl NoAnswer<'_> {
         }
     }
 
+    /// The refusal that the handler has chosen, if it has.
+    #[cfg(feature = "streams")]
+    pub(crate) fn chosen(self) -> Option<Refusal> {
+        match self {
+            Self::Failed(error) => error.downcast_ref().copied(),
+            Self::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
     /// Why a request gets no answer, if the connection has rejected its answer with `error`. `None`
     /// if there is nothing to refuse: the request has completed, or the connection has ended.
     #[must_use]

@@ -95,6 +95,27 @@ fn open_requests_are_counted_as_others_are() {
 }
 
 #[test]
+fn a_handler_that_returns_a_refusal_after_its_answer_counts_as_one_that_refused() {
+    bounded(|| {
+        let server = Streaming::start(server(), |mut request: StreamRequest| {
+            let first = request.body.next().unwrap()?;
+            request.answer.send("no")?;
+            request.answer.finish()?;
+            if first == b"refused" {
+                return Err(Refusal::Failed.into());
+            }
+            Err("it fails after its answer".into())
+        });
+        let client = server.client();
+        for first in ["refused", "answered"] {
+            assert_eq!(client.open(first).unwrap().collect(100).unwrap(), b"no");
+        }
+        server.await_counts((2, 1, 1));
+        assert_eq!(server.stop().stats.failed, 1);
+    });
+}
+
+#[test]
 fn a_connection_over_any_stream_carries_open_requests() {
     bounded(|| {
         let server = server().unbound().unwrap();

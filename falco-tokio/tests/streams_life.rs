@@ -9,7 +9,7 @@ use core::time::Duration;
 use common::key;
 use common::streaming::{Streaming, WINDOW, echo, receive, server, soon};
 use falco_tokio::{
-    Call, Client, ClientStats, ConnectionError, Error, Fate, HandlerError, OnCancel, Request, RequestError,
+    Call, Client, ClientStats, ConnectionError, Error, Fate, HandlerError, OnCancel, Refusal, Request, RequestError,
     StreamRequest,
 };
 use tokio::time::{sleep, timeout};
@@ -101,6 +101,30 @@ async fn open_requests_are_counted_as_others_are() {
     assert!(matches!(client.open("").await, Err(Error::Closed)));
     assert_eq!(counted(client.stats()), (2, 0, 2, 0));
     plain.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_returns_a_refusal_after_its_answer_counts_as_one_that_refused() {
+    let server = Streaming::start(server(), |mut request: StreamRequest| async move {
+        let first = request.body.next().await.unwrap()?;
+        request.answer.send("no").await?;
+        request.answer.finish()?;
+        if first == "refused" {
+            return Err(Refusal::Failed.into());
+        }
+        Err("it fails after its answer".into())
+    })
+    .await;
+    let client = server.client().await;
+    for first in ["refused", "answered"] {
+        let call = client.open(first).await.unwrap();
+        assert_eq!(soon(call.collect(100)).await.unwrap(), "no");
+    }
+    let stats = server.stop().await.stats;
+    assert_eq!(
+        (stats.requests, stats.answers, stats.refusals, stats.failed),
+        (2, 1, 1, 1)
+    );
 }
 
 #[tokio::test]

@@ -273,13 +273,23 @@ fn a_handler_that_has_not_finished_its_answer_has_failed() {
         assert_eq!(duo.settle().1, [Event::Refused(1, Refusal::Failed)]);
         assert!(is_idle(&duo));
     }
-    // A finished answer is whole, whatever the handler returns.
-    let (mut duo, mut pipe) = handling();
-    pipe.send(vec![7; 10]);
-    pipe.halves.finish().unwrap();
-    assert_eq!(pipe.handled(&mut duo, Err(NoAnswer::Panicked)), Ok(true));
-    assert_eq!(joined(&duo.settle().1, 1), (vec![7; 10], true));
-    assert!(is_idle(&duo));
+    // A finished answer is whole, whatever the handler returns. With a refusal the handler says
+    // what it counts as.
+    let failed = Err(RequestError::Refused(Refusal::Failed));
+    let answered = [
+        (NoAnswer::Panicked, Ok(true)),
+        (NoAnswer::Failed(&core::fmt::Error), Ok(true)),
+        (NoAnswer::Failed(&Refusal::Failed), failed),
+        (NoAnswer::Failed(&Refusal::Busy), failed),
+    ];
+    for (failure, expected) in answered {
+        let (mut duo, mut pipe) = handling();
+        pipe.send(vec![7; 10]);
+        pipe.halves.finish().unwrap();
+        assert_eq!(pipe.handled(&mut duo, Err(failure)), expected, "{failure:?}");
+        assert_eq!(joined(&duo.settle().1, 1), (vec![7; 10], true));
+        assert!(is_idle(&duo));
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::carrying::{connect, expect, forward, is_reset, serve};
+use crate::metrics::{free_port, read};
 use crate::tool::{PATIENCE, Scratch, Served, until};
 
 fn reset(stream: TcpStream) {
@@ -23,7 +24,9 @@ fn reset(stream: TcpStream) {
 /// A reset is not an end: neither side may take what it has received as complete.
 fn reset_reaches_the_other_end(program_resets: bool) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = serve(&["--forward", &listener.local_addr().unwrap().to_string()]);
+    let port = free_port();
+    let target = listener.local_addr().unwrap().to_string();
+    let server = serve(&["--forward", &target, "--metrics", &format!("127.0.0.1:{port}")]);
     let local = forward(&server.address, &[]);
     for _ in 0..20 {
         let mut program = connect(&local);
@@ -39,9 +42,40 @@ fn reset_reaches_the_other_end(program_resets: bool) {
         let error = other.read(&mut [0; 100]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
-    // It is no fault of the server.
-    let log = server.stop().err;
-    assert!(!log.contains("handler failed"), "{log}");
+    // It is no fault of either end. A program that resets has cancelled its request.
+    if !program_resets {
+        assert_counts(port, 0, 20);
+    }
+    for log in [local.stop().err, server.stop().err] {
+        assert!(!log.contains("handler failed") && !log.contains("WARN a connection"), "{log}");
+    }
+}
+
+/// Waits until the server at this port of `--metrics` has counted so many requests.
+fn assert_counts(port: u16, answered: u64, refused: u64) {
+    let lines = [("answered", answered), ("refused", refused)]
+        .map(|(outcome, count)| format!("falco_server_requests_ended_total{{outcome=\"{outcome}\"}} {count}"));
+    until("they are counted", || {
+        let text = read(port);
+        lines.iter().all(|line| text.lines().any(|found| found == line))
+    });
+}
+
+/// Nothing was carried, so nothing was answered.
+#[test]
+fn connections_that_are_refused_are_counted_as_refused() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("gone={}", nobody.local_addr().unwrap());
+    drop(nobody);
+    let port = free_port();
+    let server = serve(&["--forward", &target, "--metrics", &format!("127.0.0.1:{port}")]);
+    for name in ["gone", "unknown"] {
+        let local = forward(&server.address, &["--to", name]);
+        assert!(is_reset(connect(&local)));
+        assert!(local.stop().err.contains("WARN a connection was cut off"));
+    }
+    assert_counts(port, 0, 2);
+    server.stop();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::heard::{Heard, id};
 use crate::tool::{KEY, OTHER_KEY, PATIENCE, Scratch, Served, falco, keyed, run, until};
 
 /// The text of the metrics that are served at a port.
-fn read(port: u16) -> String {
+pub(crate) fn read(port: u16) -> String {
     let deadline = Instant::now() + PATIENCE;
     let mut stream = loop {
         match TcpStream::connect(("127.0.0.1", port)) {
@@ -36,7 +36,7 @@ fn ask(stream: &mut TcpStream, what: &str) -> String {
 }
 
 /// A port that is free until another process takes it.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

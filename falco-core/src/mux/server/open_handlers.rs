@@ -149,7 +149,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Returns `true` if the whole answer was accepted, otherwise what `complete` returns.
     ///
     /// # Errors
-    /// Those of [`complete`](Self::complete).
+    /// Those of [`complete`](Self::complete). Also a [`Refusal`](crate::Refusal) that the handler
+    /// returns after it has finished its answer: the answer is sent, and says in the protocol of
+    /// the handler that the request was refused.
     pub fn handled<E: Clone + From<StreamError>>(
         &mut self,
         id: RequestId,
@@ -163,7 +165,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             self.accept_answer(id, halves, next, true);
         }
         if !halves.cancelled && halves.answered {
-            return Ok(true);
+            let chosen = result.err().and_then(NoAnswer::chosen);
+            return chosen.map_or(Ok(true), |refusal| Err(RequestError::Refused(refusal.of_reached(true))));
         }
         halves.fail(StreamError::Ended.into());
         if let Some(refused) = halves.refused {

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use crate::carried::{Socket, is_idle};
+use crate::carried::{Socket, is_idle, is_reset};
 use crate::descriptors;
 use crate::failure::{self, Code, Failure};
 use crate::signals::{Hangups, Signals};
@@ -237,7 +237,11 @@ async fn carry(client: &Client, name: &str, mut socket: Accepted, idle_timeout: 
             tracing::debug!(%peer, to = name, %error, sent, received, ?time, "a connection was cut off");
         }
         Err(error) => {
-            tracing::warn!(%peer, to = name, %error, sent, received, ?time, "a connection was cut off");
+            if is_reset(&error) {
+                tracing::debug!(%peer, to = name, %error, sent, received, ?time, "a connection was cut off");
+            } else {
+                tracing::warn!(%peer, to = name, %error, sent, received, ?time, "a connection was cut off");
+            }
             socket.stream.cut_off().await;
         }
     }

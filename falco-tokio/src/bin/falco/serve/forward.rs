@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
 
-use falco_tokio::tunnel::{self, Carried};
+use falco_tokio::tunnel::{self, Carried, Incoming};
 use falco_tokio::{HandlerError, Refusal, StreamRequest};
 use tracing::Span;
 
@@ -58,20 +58,19 @@ impl Targets {
         self.places.share_by_key();
     }
 
-    /// Carries one connection of a client.
+    /// Carries one connection of a client. One that is not carried to its end counts as a request
+    /// that was refused: that is no fault of this server.
     pub(super) async fn carry(&self, request: StreamRequest) -> Result<(), HandlerError> {
         let key = request.key_id();
         let incoming = tunnel::accept(request).await?;
         let name = incoming.target().to_owned();
         let Some(address) = self.addresses.get(&name) else {
             tracing::warn!(to = %name.escape_debug(), "refused a connection: there is no such target");
-            return Ok(incoming.refuse("there is no such target").await?);
+            return refuse(incoming, "there is no such target").await;
         };
         let Some(_place) = self.places.try_take(key) else {
             tracing::warn!(to = %name.escape_debug(), "refused a connection: there is no place for more");
-            return Ok(incoming
-                .refuse("the server carries as many connections as it can")
-                .await?);
+            return refuse(incoming, "the server carries as many connections as it can").await;
         };
         let connecting = tokio::time::timeout(CONNECT, Socket::connect(address)).await;
         let socket = match connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -80,7 +79,7 @@ impl Targets {
                 tracing::warn!(to = %name.escape_debug(), %address, %error, "cannot connect to the target");
                 // The client does not learn the address.
                 let reason = format!("no connection to the target: {}", error.kind());
-                return Ok(incoming.refuse(&reason).await?);
+                return refuse(incoming, &reason).await;
             }
         };
         tracing::debug!(to = %name.escape_debug(), "connected to the target");
@@ -97,13 +96,18 @@ impl Targets {
             .await
         {
             connection.cut_off = Some(error.to_string());
-            // That a connection is cut off is no fault of this server.
             return Err(Refusal::Failed.into());
         }
         connection.socket.end();
         connection.cut_off = None;
         Ok(())
     }
+}
+
+/// Tells the client why its connection is not carried.
+async fn refuse(incoming: Incoming, reason: &str) -> Result<(), HandlerError> {
+    incoming.refuse(reason).await?;
+    Err(Refusal::Failed.into())
 }
 
 /// A connection to a target. Its end is logged, also if the handler is dropped.
