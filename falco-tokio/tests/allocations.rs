@@ -8,10 +8,12 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use allocation_counter::measure;
-use falco_tokio::{Client, Key, Request, Server};
+use falco_tokio::{Client, Key, Request, Server, StreamRequest};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
+/// The body of a request whose answer is a stream without an end.
+const STREAM: &str = "subscribe";
 /// Bytes of a body.
 const SIZE: usize = 64;
 /// Requests before the measurement.
@@ -69,6 +71,28 @@ fn serve() -> (SocketAddr, mpsc::Receiver<u64>) {
     (at.recv().unwrap(), counted)
 }
 
+/// A server on a thread of its own that echoes, and answers [`STREAM`] without an end.
+fn serve_streams() -> SocketAddr {
+    let (address, at) = mpsc::channel();
+    thread::spawn(move || {
+        runtime().block_on(async {
+            let server = Server::builder(key()).bind("127.0.0.1:0").await.unwrap();
+            address.send(server.local_addr().unwrap()).unwrap();
+            let answers = |mut request: StreamRequest| async move {
+                let first = request.body.next().await.unwrap()?;
+                if first == STREAM {
+                    request.answer.send("begun").await?;
+                    core::future::pending::<()>().await;
+                }
+                request.answer.finish_with(first).await?;
+                Ok(())
+            };
+            server.serve_all_streams(answers).await.unwrap();
+        });
+    });
+    at.recv().unwrap()
+}
+
 /// Sends so many requests, `depth` at a time.
 async fn send(client: &Client, count: u64, depth: u64) {
     let mut callers = tokio::task::JoinSet::new();
@@ -117,21 +141,51 @@ fn requests_in_flight_at_once_allocate_a_body_at_either_end() {
     check(DEPTH, EACH, SHARED);
 }
 
-#[test]
-fn a_client_keeps_no_tables_when_all_callers_have_their_answers() {
-    let (address, _server) = serve();
-    let runtime = runtime();
-    let client = runtime.block_on(Client::builder(key()).connect(address)).unwrap();
-    runtime.block_on(send(&client, 1, 1));
+/// Bytes that a client allocates for a burst of requests, and keeps.
+fn kept_after_a_burst(runtime: &Runtime, client: &Client, depth: u64) -> i64 {
     let burst = measure(|| {
         runtime.block_on(async {
-            send(&client, DEPTH, DEPTH).await;
+            send(client, depth, depth).await;
             // The task of the connection runs once more, after the last caller.
             for _ in 0..4 {
                 tokio::task::yield_now().await;
             }
         });
     });
+    burst.bytes_current
+}
+
+#[test]
+fn a_client_keeps_no_tables_when_all_callers_have_their_answers() {
+    let (address, _server) = serve();
+    let runtime = runtime();
+    let client = runtime.block_on(Client::builder(key()).connect(address)).unwrap();
+    runtime.block_on(send(&client, 1, 1));
     // The tables for 128 requests are many times as large.
-    assert!(burst.bytes_current < 4096, "{burst:?}");
+    assert!(kept_after_a_burst(&runtime, &client, DEPTH) < 4096);
+}
+
+#[test]
+fn a_long_stream_does_not_keep_the_tables_of_a_burst() {
+    let address = serve_streams();
+    for is_open in [true, false] {
+        let runtime = runtime();
+        let client = runtime.block_on(Client::builder(key()).connect(address)).unwrap();
+        runtime.block_on(send(&client, 1, 1));
+        let stream = runtime.block_on(async {
+            if is_open {
+                let mut call = client.open(STREAM).await.unwrap();
+                assert_eq!(call.next().await.unwrap().unwrap(), "begun");
+                (Some(call), None)
+            } else {
+                let mut answer = client.request_stream(STREAM).await.unwrap();
+                assert_eq!(answer.next().await.unwrap().unwrap(), "begun");
+                (None, Some(answer))
+            }
+        });
+        // Of some 7 KiB that the runtime keeps, and more than 300 KiB of tables.
+        let kept = kept_after_a_burst(&runtime, &client, 1_000);
+        assert!(kept < 16 << 10, "{kept}, {is_open}");
+        drop(stream);
+    }
 }

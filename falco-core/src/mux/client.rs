@@ -430,12 +430,11 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.history
     }
 
-    /// Releases memory that is not needed while nothing is outstanding.
+    /// Releases memory that the outstanding requests do not need. While nothing is outstanding, no
+    /// memory is kept for requests.
     pub fn shrink(&mut self) {
-        if self.table.len() == 0 && self.begun.is_empty() {
-            self.table = Table::new();
-            self.begun = InFlight::new();
-        }
+        self.table.shrink();
+        self.begun.shrink();
         if self.queue.is_empty() {
             self.queue = SendQueue::new();
         }

@@ -8,6 +8,8 @@ use crate::send_queue::Bodies;
 
 /// How many rows may be empty, in addition to one for each row with a request.
 const SPARE: usize = 64;
+/// The memory of this many rows is kept while there is one.
+const FEW: usize = 16;
 
 /// One row for each request, sorted by ticket. Inserting the latest request and removing one
 /// move no other rows: a row in the middle stays empty until many can be removed together. Finding
@@ -147,6 +149,11 @@ impl<B, W> Table<B, W> {
         Some((call, progress))
     }
 
+    /// Releases memory that these requests do not need.
+    pub(super) fn shrink(&mut self) {
+        shrink(&mut self.rows, self.count, |row| row.call.is_none());
+    }
+
     fn remove_empty_rows(&mut self) {
         remove_empty_rows(&mut self.rows, self.count, |row| row.call.is_none());
     }
@@ -253,6 +260,17 @@ pub(super) fn remove_empty_rows<T>(rows: &mut VecDeque<T>, count: usize, is_empt
     // Each sweep removes at least as many as it keeps.
     if rows.len() > 2 * count + SPARE {
         rows.retain(|row| !is_empty(row));
+    }
+}
+
+/// Releases the memory of rows if that of [`FEW`] or of four times as many as the `count` rows that
+/// are not empty is enough. So the amortized cost of a call is low.
+pub(super) fn shrink<T>(rows: &mut VecDeque<T>, count: usize, is_empty: impl Fn(&T) -> bool) {
+    if count == 0 {
+        *rows = VecDeque::new();
+    } else if rows.capacity() > FEW.max(4 * count) {
+        rows.retain(|row| !is_empty(row));
+        rows.shrink_to_fit();
     }
 }
 

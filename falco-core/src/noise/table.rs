@@ -226,6 +226,9 @@ impl<const N: usize> RequestTable for FixedTable<N> {
 /// How many slots of completed requests may remain, in addition to one for each request in flight.
 #[cfg(feature = "alloc")]
 const SPARE: usize = 8;
+/// Memory for this many slots is kept while there is a request.
+#[cfg(feature = "alloc")]
+const KEPT: usize = 128;
 
 /// Holds the requests of one connection on the heap, 20 bytes each (24 with the feature `streams`):
 /// for [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates
@@ -268,6 +271,10 @@ impl HeapTable {
         // Each sweep removes at least as many as it keeps.
         if self.slots.len() > 2 * self.len() + SPARE {
             self.slots.retain(|slot| !Self::is_completed(slot));
+        }
+        // A request that lasts does not keep the memory of many others.
+        if self.slots.capacity() > 8 * self.slots.len() + KEPT {
+            self.slots.shrink_to(2 * self.slots.len());
         }
     }
 }

@@ -209,13 +209,11 @@ impl Connection {
         self.mux.connection().in_flight().max(self.mux.outstanding())
     }
 
-    /// Releases memory that was needed for more than `few` answers at once, and all that is there
-    /// for requests, if there are none.
+    /// Releases memory that was needed for more than `few` answers at once, or for more requests
+    /// than there are.
     pub(super) fn shrink(&mut self, few: usize) {
         self.answers.shrink(few);
-        if self.mux.outstanding() == 0 {
-            self.mux.shrink();
-        }
+        self.mux.shrink();
     }
 
     /// Whether the connection is established and nothing was received for a while. It may have

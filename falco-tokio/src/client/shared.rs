@@ -53,6 +53,13 @@ pub(super) enum Order {
 }
 
 impl Orders {
+    /// Releases memory that was needed for more requests than `few`, if there are none.
+    pub(super) fn shrink(&mut self, few: usize) {
+        if self.requests.is_empty() && self.requests.capacity() > few {
+            self.requests = Vec::new();
+        }
+    }
+
     /// How many of the orders are about streams.
     pub(super) fn streams(&self) -> usize {
         self.others.iter().filter(|order| order.is_of_stream()).count()
@@ -195,7 +202,7 @@ impl Shared {
     /// A caller has left. After the last one, the task releases the memory that requests needed.
     fn leave(&self, state: MutexGuard<'_, State>) {
         self.count(&state);
-        if self.outstanding() == 0 {
+        if self.callers() == 0 {
             Self::wake(state);
         }
     }
@@ -214,7 +221,9 @@ impl Shared {
 
     /// Releases memory that was needed for more requests than `few` at once.
     pub(super) fn shrink(&self, few: usize) {
-        self.lock().callers.shrink(few);
+        let mut state = self.lock();
+        state.callers.shrink(few);
+        state.orders.shrink(few);
     }
 
     /// Queues an open request that begins with these bytes. The limit is for the time until it has
@@ -317,9 +326,14 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Callers of whole requests that have not taken their answers.
+    pub(super) fn callers(&self) -> usize {
+        self.callers.load(Ordering::Relaxed)
+    }
+
     /// Requests whose callers wait.
     pub(super) fn outstanding(&self) -> usize {
-        self.callers.load(Ordering::Relaxed) + self.opens.load(Ordering::Relaxed)
+        self.callers() + self.opens.load(Ordering::Relaxed)
     }
 
     /// How busy this connection is. A request goes to the one with the smallest load.

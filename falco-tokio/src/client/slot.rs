@@ -279,14 +279,13 @@ impl Slot {
         self.shared.abandon();
     }
 
-    /// Releases memory that was needed for many requests at once.
+    /// Releases memory that was needed for many requests at once. Open requests may last, so they
+    /// do not prevent that.
     fn shrink(&mut self) {
-        if self.shared.outstanding() > 0 {
+        if self.shared.callers() > 0 {
             return;
         }
-        if self.orders.requests.capacity() > FEW {
-            self.orders.requests = Vec::new();
-        }
+        self.orders.shrink(FEW);
         self.shared.shrink(FEW);
         if let Current::Connection(connection) = &mut self.current {
             connection.shrink(FEW);

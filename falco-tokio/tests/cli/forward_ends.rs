@@ -47,7 +47,10 @@ fn reset_reaches_the_other_end(program_resets: bool) {
         assert_counts(port, 0, 20);
     }
     for log in [local.stop().err, server.stop().err] {
-        assert!(!log.contains("handler failed") && !log.contains("WARN a connection"), "{log}");
+        assert!(
+            !log.contains("handler failed") && !log.contains("WARN a connection"),
+            "{log}"
+        );
     }
 }
 

@@ -38,10 +38,6 @@ impl InFlight {
         self.count
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     /// Adds a request. Its id must be greater than those of all requests before it.
     pub(super) fn push(&mut self, id: RequestId, ticket: u64, length: usize) {
         self.rows.push_back(Begun {
@@ -64,6 +60,11 @@ impl InFlight {
     /// The number of the last request, or 0.
     pub(super) fn last(&self) -> u32 {
         self.rows.back().map_or(0, |row| row.number)
+    }
+
+    /// Releases memory that these requests do not need.
+    pub(super) fn shrink(&mut self) {
+        table::shrink(&mut self.rows, self.count, |row| row.has_completed);
     }
 
     /// Removes a request that has completed.
@@ -107,7 +108,7 @@ mod tests {
             let number = left.remove(at);
             assert_eq!(requests.remove(id(number)).unwrap().ticket, u64::from(number));
             assert!(requests.remove(id(number)).is_none() && requests.get(id(number)).is_none());
-            assert_eq!((requests.len(), requests.is_empty()), (left.len(), left.is_empty()));
+            assert_eq!(requests.len(), left.len());
             assert_eq!(requests.last(), left.last().copied().unwrap_or(0));
             let before = before
                 .iter()

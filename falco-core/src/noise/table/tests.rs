@@ -122,3 +122,18 @@ fn a_table_on_the_heap_keeps_few_slots_of_completed_requests() {
     }
     assert!(table.slots.is_empty() && table.slots.capacity() <= 16);
 }
+
+#[test]
+fn a_request_that_lasts_does_not_keep_the_slots_of_many_others() {
+    for lasts in [1, 500, 1_000] {
+        let mut table = HeapTable::empty();
+        for id in 1..=1_000 {
+            assert!(table.push(slot(id)));
+        }
+        for id in (1..=1_000).filter(|id| *id != lasts) {
+            table.remove(table.find(id).unwrap());
+        }
+        assert!(table.find(lasts).is_some());
+        assert!(table.slots.capacity() <= 256, "{lasts}: {}", table.slots.capacity());
+    }
+}
