@@ -22,7 +22,7 @@ pub(super) enum Pause {
 
 impl Connection {
     /// Processes the unread bytes.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "no request is open, and no answer")]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the enum may get more variants")]
     pub(super) fn receive(&mut self) -> Pause {
         let now = self.now;
         loop {
