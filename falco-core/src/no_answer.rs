@@ -75,7 +75,13 @@ impl NoAnswer<'_> {
         match self {
             Self::Failed(error) => error.downcast_ref().copied(),
             Self::Refused(refusal) => Some(refusal),
-            _ => None,
+            Self::Busy
+            | Self::TooLarge
+            | Self::OpenBody
+            | Self::Cancelled
+            | Self::Panicked
+            | Self::Dropped
+            | Self::NoRoom => None,
         }
     }
 
