@@ -83,7 +83,7 @@ impl Connection<'_> {
             if let Some(total) = wanted {
                 match self.socket.read(self.inbox.space(total)?) {
                     Ok(0) => {
-                        if let Err(end) = self.mux.end_of_stream(now, self.inbox.unread()) {
+                        if let Err(end) = self.mux.end_of_stream(now, &self.inbox.unread()) {
                             return Ok(Err(end));
                         }
                     }
@@ -156,19 +156,18 @@ impl Connection<'_> {
         loop {
             match self.mux.recv(now, self.inbox.unread())? {
                 ServerStep::NeedMore { total } => return Ok(Some(total)),
-                ServerStep::Request { consumed, id, body } => {
+                ServerStep::Request { id, body } => {
                     // The service does its work here.
                     let answer = body.into_vec().to_ascii_uppercase();
-                    self.inbox.consume(consumed);
                     // This fails if the client does not accept an answer of that size. Then the
                     // request is refused.
                     let _ = self.mux.answer(id, answer);
                 }
-                ServerStep::Skip { consumed }
-                | ServerStep::Hello { consumed, .. }
-                | ServerStep::Established { consumed }
-                | ServerStep::Cancelled { consumed, .. }
-                | ServerStep::Closing { consumed, .. } => self.inbox.consume(consumed),
+                ServerStep::Skip
+                | ServerStep::Hello { .. }
+                | ServerStep::Established
+                | ServerStep::Cancelled { .. }
+                | ServerStep::Closing { .. } => {}
                 ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => return Ok(None),
             }
         }

@@ -14,6 +14,7 @@ use crate::role::{ClientSide, Role, ServerSide};
 use crate::session::{BufferSizes, Client as _, Keyed, Server as _, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
+use crate::unread::Unread;
 use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 
 #[cfg(feature = "streams")]
@@ -81,7 +82,7 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
     pub fn recv<'u>(
         &mut self,
         now: Instant,
-        unread: &'u mut [u8],
+        unread: Unread<'u, '_>,
     ) -> Result<Received<R::Event<'u>, R::Wait>, ConnectionError> {
         self.wire.recv(&mut self.session, now, unread)
     }

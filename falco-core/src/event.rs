@@ -7,8 +7,8 @@ use crate::message::{CloseReason, PingId, Refusal, RequestId};
 /// The result of [`recv`](crate::Connection::recv): an event `E`, or what has to happen first. `W`
 /// is what a side may wait for besides bytes: [`ClientWait`] or [`ServerWait`].
 ///
-/// The body of an event borrows from the unread bytes that were passed in. When you are done with
-/// the event, drop the first `consumed` of them.
+/// The body of an event borrows from the unread bytes that were passed in. What was consumed is no
+/// longer unread: see [`Unread`](crate::Unread).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received<E, W> {
@@ -22,19 +22,10 @@ pub enum Received<E, W> {
     },
     /// This has to happen before the connection reads on. No byte was consumed.
     Wait(W),
-    /// Something happened, and has taken effect. Drop the first `consumed` unread bytes when you
-    /// are done with the event.
-    Event {
-        /// Bytes to drop.
-        consumed: usize,
-        /// What happened.
-        event: E,
-    },
-    /// Bytes without an event: drop the first `consumed` unread bytes and call again.
-    Skip {
-        /// Bytes to drop.
-        consumed: usize,
-    },
+    /// Something happened, and has taken effect. Call again.
+    Event(E),
+    /// Bytes without an event were consumed. Call again.
+    Skip,
 }
 
 /// What has to happen before a client reads on.

@@ -20,8 +20,8 @@
 //! 1. **Send** all bytes that [`seal`](Connection::seal) or
 //!    [`poll_transmit`](Connection::poll_transmit) wrote, in the order in which they were written.
 //! 2. **Receive**: call [`recv`](Connection::recv) with all unread bytes, until it returns neither
-//!    [`Event`](Received::Event) nor [`Skip`](Received::Skip). After each, discard `consumed`
-//!    bytes. A [`RecvBuf`] does the bookkeeping.
+//!    [`Event`](Received::Event) nor [`Skip`](Received::Skip). It discards the bytes that it
+//!    consumes. A [`RecvBuf`] does the bookkeeping.
 //! 3. **Read** more bytes on [`NeedMore`](Received::NeedMore). On `Wait(TransmitFirst)` write
 //!    pending output, and on `Wait(AnswerFirst)` send an answer, before the next `recv`. When the
 //!    stream has no more bytes, call [`end_of_stream`](Connection::end_of_stream).
@@ -61,27 +61,20 @@
 //!     let sent = client.seal(now, [(&mut request, &b"hello"[..])], at_server.space(0)?)?;
 //!     at_server.filled(sent);
 //!     match server.recv(now, at_server.unread())? {
-//!         Received::Event { consumed, event: ServerEvent::Request { id, body } } => {
+//!         Received::Event(ServerEvent::Request { id, body }) => {
 //!             let reply = body.to_ascii_uppercase();
-//!             at_server.consume(consumed);
 //!             let mut answer = server.answer(id, reply.len())?;
 //!             let sent = server.seal(now, [(&mut answer, &reply[..])], at_client.space(0)?)?;
 //!             at_client.filled(sent);
-//!         }
-//!         Received::Event { consumed, .. } | Received::Skip { consumed } => {
-//!             at_server.consume(consumed);
 //!         }
 //!         _ => {}
 //!     }
 //!     let sent = server.poll_transmit(now, at_client.space(0)?)?;
 //!     at_client.filled(sent);
 //!     match client.recv(now, at_client.unread())? {
-//!         Received::Event { event: ClientEvent::Answer { body, .. }, .. } => {
+//!         Received::Event(ClientEvent::Answer { body, .. }) => {
 //!             assert_eq!(body, b"HELLO");
 //!             break;
-//!         }
-//!         Received::Event { consumed, .. } | Received::Skip { consumed } => {
-//!             at_client.consume(consumed);
 //!         }
 //!         _ => {}
 //!     }
@@ -212,6 +205,7 @@ mod settings_builder;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
+mod unread;
 mod wipe;
 mod wire;
 
@@ -243,5 +237,6 @@ pub use session::BufferSizes;
 pub use settings::{Settings, SettingsError};
 pub use settings_builder::SettingsBuilder;
 pub use time::Instant;
+pub use unread::Unread;
 pub use wipe::wipe_stack;
 pub use wire::{ClientKeyRef, KeyRef, ServerKeyRef};

@@ -9,6 +9,7 @@
 //! use falco_core::mux::{Body, Call, ClientMux, ClientStep, ServerMux, ServerStep};
 //! # use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 //! # use falco_core::{ClientConnection, Instant, Key, RustCrypto, ServerConnection, Settings};
+//! use falco_core::RecvBuf;
 //! # fn entropy() -> falco_core::testing::CountingRng { falco_core::testing::CountingRng::new(1) }
 //! # let key = || Key::from_bytes([7; 32]).unwrap();
 //! # let secrets = vec![Some(NoiseSecret::derive(key(), &RustCrypto))];
@@ -23,37 +24,21 @@
 //! let mut server = ServerMux::new(server, (), &settings);
 //! assert!(client.request(Call::new(1, b"hello".to_vec(), "somebody")).is_ok());
 //!
-//! let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
-//! let mut out = [0; 1024];
+//! let (mut to_server, mut to_client) = (RecvBuf::new([0; 1024]), RecvBuf::new([0; 1024]));
 //! let answer = loop {
-//!     let sealed = client.seal(now, &mut out, |_, _| {})?;
-//!     to_server.extend_from_slice(&out[..sealed]);
-//!     match server.recv(now, &mut to_server)? {
-//!         ServerStep::Request { consumed, id, body } => {
-//!             let reply = body.into_vec().to_ascii_uppercase();
-//!             server.answer(id, reply)?;
-//!             to_server.drain(..consumed);
-//!         }
-//!         ServerStep::Hello { consumed, .. }
-//!         | ServerStep::Established { consumed }
-//!         | ServerStep::Skip { consumed } => {
-//!             drop(to_server.drain(..consumed));
-//!         }
-//!         _ => {}
+//!     let sealed = client.seal(now, to_server.space(0)?, |_, _| {})?;
+//!     to_server.filled(sealed);
+//!     if let ServerStep::Request { id, body } = server.recv(now, to_server.unread())? {
+//!         let reply = body.into_vec().to_ascii_uppercase();
+//!         server.answer(id, reply)?;
 //!     }
-//!     let sealed = server.seal(now, &mut out)?;
-//!     to_client.extend_from_slice(&out[..sealed]);
+//!     let sealed = server.seal(now, to_client.space(0)?)?;
+//!     to_client.filled(sealed);
 //!     if sealed == 0 {
 //!         server.flushed();
 //!     }
-//!     match client.recv(now, &mut to_client)? {
-//!         ClientStep::Answer { waiter, body, .. } => break (waiter, body.into_vec()),
-//!         ClientStep::Established { consumed }
-//!         | ClientStep::Skip { consumed }
-//!         | ClientStep::Pong { consumed, .. } => {
-//!             drop(to_client.drain(..consumed));
-//!         }
-//!         _ => {}
+//!     if let ClientStep::Answer { waiter, body } = client.recv(now, to_client.unread())? {
+//!         break (waiter, body.into_vec());
 //!     }
 //! };
 //! assert_eq!(answer, ("somebody", b"HELLO".to_vec()));

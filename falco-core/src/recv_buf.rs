@@ -4,6 +4,7 @@
 use core::fmt;
 
 use crate::counted::bytes;
+use crate::unread::Unread;
 
 /// Memory for a [`RecvBuf`]. It is implemented for `[u8; N]` and `&mut [u8]`, for `Vec<u8>` with
 /// the feature `alloc`, and for `heapless::Vec<u8, N>` with the feature `heapless`.
@@ -134,9 +135,9 @@ impl<const N: usize> Storage for heapless::Vec<u8, N> {
 /// let mut inbox = RecvBuf::new([0; 8]);
 /// inbox.space(3)?[..3].copy_from_slice(b"abc"); // what a socket would write there
 /// inbox.filled(3);
-/// assert_eq!(inbox.unread(), b"abc");
+/// assert_eq!(*inbox.unread(), *b"abc");
 /// inbox.consume(2);
-/// assert_eq!(inbox.unread(), b"c");
+/// assert_eq!(*inbox.unread(), *b"c");
 /// assert!(inbox.space(9).is_err());
 /// # Ok::<(), falco_core::StorageFull>(())
 /// ```
@@ -166,7 +167,7 @@ impl<S: Storage> RecvBuf<S> {
     /// use falco_core::RecvBuf;
     ///
     /// let mut inbox = RecvBuf::with_unread(*b"abcd", 2);
-    /// assert_eq!(inbox.unread(), b"ab");
+    /// assert_eq!(*inbox.unread(), *b"ab");
     /// assert_eq!(inbox.into_storage(), *b"abcd");
     /// ```
     pub fn with_unread(storage: S, count: usize) -> Self {
@@ -198,18 +199,16 @@ impl<S: Storage> RecvBuf<S> {
         self.start == self.end
     }
 
-    /// The unread bytes. A connection decrypts them in place.
-    pub fn unread(&mut self) -> &mut [u8] {
-        self.storage.bytes().get_mut(self.start..self.end).unwrap_or_default()
+    /// The unread bytes. [`recv`](crate::Connection::recv) takes them, and discards what it
+    /// consumes.
+    pub fn unread(&mut self) -> Unread<'_, '_> {
+        let buffer = self.storage.bytes().get_mut(..self.end).unwrap_or_default();
+        Unread::new(buffer, &mut self.start)
     }
 
-    /// Drops the first `count` unread bytes, or all if there are fewer.
+    /// Discards the first `count` unread bytes, or all if there are fewer.
     pub fn consume(&mut self, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
-        if self.is_empty() {
-            self.start = 0;
-            self.end = 0;
-        }
     }
 
     /// Free space behind the unread bytes to read into. It is not empty. Call
@@ -223,6 +222,7 @@ impl<S: Storage> RecvBuf<S> {
     /// [`StorageFull`] if storage of a fixed size cannot hold `total` bytes, or has no space left.
     /// No state changed.
     pub fn space(&mut self, total: usize) -> Result<&mut [u8], StorageFull> {
+        self.reuse_front();
         let unread = self.len();
         let wanted = total.max(unread.saturating_add(1));
         let target = wanted
@@ -240,6 +240,14 @@ impl<S: Storage> RecvBuf<S> {
             self.move_to_front();
         }
         Ok(self.storage.bytes().get_mut(self.end..).unwrap_or_default())
+    }
+
+    /// Starts over at the front of the storage if nothing is unread.
+    const fn reuse_front(&mut self) {
+        if self.is_empty() {
+            self.start = 0;
+            self.end = 0;
+        }
     }
 
     fn move_to_front(&mut self) {
@@ -261,6 +269,7 @@ impl<S: Storage> RecvBuf<S> {
     /// Frees the memory of the storage, if nothing is unread and the storage supports that, so that
     /// an idle connection holds none.
     pub fn release(&mut self) {
+        self.reuse_front();
         if self.is_empty() {
             self.storage.release();
         }
@@ -277,7 +286,7 @@ impl<S: Storage> RecvBuf<S> {
     /// let mut inbox = RecvBuf::with_unread(vec![7; 1 << 20], 1 << 20);
     /// inbox.consume((1 << 20) - 3);
     /// inbox.shrink();
-    /// assert_eq!(inbox.unread(), [7, 7, 7]);
+    /// assert_eq!(*inbox.unread(), [7, 7, 7]);
     /// assert_eq!(inbox.into_storage().len(), 64 << 10);
     /// ```
     pub fn shrink(&mut self) {

@@ -15,6 +15,7 @@ use crate::outgoing::{OutgoingAnswer, OutgoingRequest};
 use crate::role::Role;
 use crate::settings::Settings;
 use crate::time::Instant;
+use crate::unread::Unread;
 
 /// The smallest buffers with which a connection works, independent of what its peer sends:
 /// [`Connection::buffer_sizes`](crate::Connection::buffer_sizes).
@@ -52,7 +53,7 @@ pub trait Keyed<R: Role> {
         &self,
         session: &mut Self::Session,
         now: Instant,
-        unread: &'u mut [u8],
+        unread: Unread<'u, '_>,
     ) -> Result<Received<R::Event<'u>, R::Wait>, ConnectionError>;
     fn transmit(&self, session: &mut Self::Session, now: Instant, out: &mut [u8]) -> Result<usize, OutputTooSmall>;
     fn seal<'m, I>(

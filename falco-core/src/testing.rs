@@ -5,11 +5,13 @@ mod crypto;
 pub mod fuzz;
 mod pair;
 mod raw;
+mod recv_bytes;
 mod rng;
 
 pub use crypto::{NoSecurity, NoSecurityAead};
 pub use pair::{ClientLog, Link, Pair, ServerLog, StepsExhausted};
 pub use raw::{RawHandshake, RawPeer, raw_frame, raw_settings, raw_streams};
+pub use recv_bytes::RecvBytes;
 pub use rng::CountingRng;
 
 pub use crate::send_queue::SendQueue;

@@ -75,19 +75,15 @@ fn call(address: &str, key: Key, bodies: &[Vec<u8>]) -> Option<Vec<(usize, Vec<u
             ClientStep::NeedMore { total } if sealed == 0 => {
                 let count = socket.read(inbox.space(total).unwrap()).unwrap();
                 if count == 0 {
-                    mux.end_of_stream(Instant::ZERO, inbox.unread());
+                    mux.end_of_stream(Instant::ZERO, &inbox.unread());
                     return None;
                 }
                 inbox.filled(count);
             }
-            ClientStep::Answer { consumed, waiter, body } => {
+            ClientStep::Answer { waiter, body } => {
                 answers.push((waiter, body.into_vec()));
-                inbox.consume(consumed);
             }
-            ClientStep::Skip { consumed }
-            | ClientStep::Established { consumed }
-            | ClientStep::Pong { consumed, .. } => inbox.consume(consumed),
-            ClientStep::NeedMore { .. } => {}
+            ClientStep::Skip | ClientStep::Established | ClientStep::Pong { .. } | ClientStep::NeedMore { .. } => {}
             _ => panic!("nothing else is expected"),
         }
     }

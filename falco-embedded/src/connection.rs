@@ -267,15 +267,8 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
     /// bytes.
     pub(crate) fn recv<T>(&mut self, now: Instant, handle: impl FnOnce(R::Event<'_>) -> T) -> Result<Next<T>, Error> {
         match self.machine.recv(now, self.inbox.unread()) {
-            Ok(Received::Event { consumed, event }) => {
-                let handled = handle(event);
-                self.inbox.consume(consumed);
-                Ok(Next::Event(handled))
-            }
-            Ok(Received::Skip { consumed }) => {
-                self.inbox.consume(consumed);
-                Ok(Next::Again)
-            }
+            Ok(Received::Event(event)) => Ok(Next::Event(handle(event))),
+            Ok(Received::Skip) => Ok(Next::Again),
             Ok(Received::NeedMore { total }) => self.need_more(now, total),
             Ok(_) => self.pause(now),
             Err(end) => self.report_end(now, end),
@@ -290,7 +283,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
         if self.input == Input::Open {
             return self.wait();
         }
-        match self.machine.end_of_stream(now, self.inbox.unread()) {
+        match self.machine.end_of_stream(now, &self.inbox.unread()) {
             // The connection may have events for requests that it gives up now.
             Ok(()) if core::mem::replace(&mut self.input, Input::Reported) == Input::Ended => Ok(Next::Again),
             Ok(()) => self.wait(),

@@ -135,13 +135,12 @@ fn while_a_request_waits_pings_are_answered_and_a_second_request_is_refused_as_b
         server.connection_mut().sent(NOW, unsent.len());
         inbox.space(unsent.len().max(1)).unwrap()[..unsent.len()].copy_from_slice(&unsent);
         inbox.filled(unsent.len());
-        while let Ok(falco_core::Received::Event { consumed, event }) = machine.recv(NOW, inbox.unread()) {
+        while let Ok(falco_core::Received::Event(event)) = machine.recv(NOW, inbox.unread()) {
             match event {
                 falco_core::ClientEvent::Refused { id, refusal } => refused = Some((id, refusal)),
                 falco_core::ClientEvent::Pong { .. } => ponged = server.request().is_some(),
                 _ => {}
             }
-            inbox.consume(consumed);
         }
         if server.request().is_some() && !asked {
             asked = true;

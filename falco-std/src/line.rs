@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::io;
 use std::net::Shutdown;
 
-use falco_core::{Ending, Instant, LastStep, RecvBuf};
+use falco_core::{Ending, Instant, LastStep, RecvBuf, Unread};
 
 use crate::clock::Clock;
 use crate::stream::Stream;
@@ -77,7 +77,7 @@ impl<S: Stream> Line<S> {
         self.idle
     }
 
-    pub(crate) fn unread(&mut self) -> &mut [u8] {
+    pub(crate) fn unread(&mut self) -> Unread<'_, '_> {
         self.inbox.unread()
     }
 
@@ -88,8 +88,8 @@ impl<S: Stream> Line<S> {
         self.asked = 0;
     }
 
-    pub(crate) fn consume(&mut self, count: usize) {
-        self.inbox.consume(count);
+    /// Frees memory of bytes that were consumed, if it is much.
+    pub(crate) fn free_consumed(&mut self) {
         if self.asked > KEPT && self.inbox.is_empty() {
             self.inbox.release();
             self.asked = 0;

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use common::{Running, bounded, key, millis, other_key};
 use falco_core::testing::{CountingRng, NoiseTestClient, noise_client};
-use falco_core::{ClientConnection, Received};
+use falco_core::{ClientConnection, Received, Unread};
 use falco_std::{Client, Server, Settings};
 use peak::{MIB, alone, peak, reset_peak};
 
@@ -49,7 +49,10 @@ fn silent(server: SocketAddr, requests: usize) -> (Machine, TcpStream) {
     stream.write_all(&buffer[..hello]).unwrap();
     let mut welcome = [0; 64];
     stream.read_exact(&mut welcome).unwrap();
-    assert!(matches!(machine.recv(now, &mut welcome), Ok(Received::Event { .. })));
+    assert!(matches!(
+        machine.recv(now, Unread::new(&mut welcome, &mut 0)),
+        Ok(Received::Event(_))
+    ));
     let first = machine.poll_transmit(now, &mut buffer).unwrap();
     stream.write_all(&buffer[..first]).unwrap();
     ask(&mut machine, &mut stream, requests);

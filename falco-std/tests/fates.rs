@@ -34,7 +34,7 @@ fn welcome(stream: &mut TcpStream) {
                 let count = stream.read(space).expect("there is more");
                 inbox.filled(count);
             }
-            Received::Skip { consumed } => inbox.consume(consumed),
+            Received::Skip => {}
             Received::Wait(_) => {
                 let length = machine.poll_transmit(now, &mut out).expect("there is room");
                 stream
@@ -42,7 +42,7 @@ fn welcome(stream: &mut TcpStream) {
                     .expect("it goes");
                 break;
             }
-            Received::Event { .. } | _ => panic!("nothing of this comes in a hello"),
+            Received::Event(_) | _ => panic!("nothing of this comes in a hello"),
         }
     }
     // The proof is a record of 33 bytes.

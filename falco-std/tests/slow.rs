@@ -17,7 +17,7 @@ use std::thread;
 
 use common::{Running, bounded, echo, key, millis};
 use falco_core::testing::{CountingRng, replay_cache};
-use falco_core::{ClassicKey, ClientConnection};
+use falco_core::{ClassicKey, ClientConnection, Unread};
 #[cfg(unix)]
 use falco_std::Request;
 use falco_std::{Client, Server, Settings, Stream};
@@ -96,7 +96,9 @@ fn asked(server: SocketAddr) -> TcpStream {
     let sent = machine.poll_transmit(now, &mut buffer).expect("there is room");
     stream.write_all(&buffer[..sent]).expect("it goes");
     stream.read_exact(&mut buffer[..1]).expect("it is accepted");
-    machine.recv(now, &mut buffer[..1]).expect("it is accepted");
+    machine
+        .recv(now, Unread::new(&mut buffer[..1], &mut 0))
+        .expect("it is accepted");
     let mut request = machine.request(1).expect("it is established");
     let sent = machine
         .seal(now, [(&mut request, &b"x"[..])], &mut buffer)
@@ -184,7 +186,7 @@ fn a_blocked_write_ends_after_the_agreed_lifetime() {
         let (mut inbox, mut out) = (RecvBuf::new(Vec::new()), [0; 400]);
         let hello = client.poll_transmit(now, &mut out).expect("there is room");
         near.write_all(&out[..hello]).expect("it is taken");
-        while !matches!(client.recv(now, inbox.unread()), Ok(Received::Event { .. })) {
+        while !matches!(client.recv(now, inbox.unread()), Ok(Received::Event(_))) {
             let count = near.read(inbox.space(64).expect("it grows")).expect("a welcome");
             inbox.filled(count);
         }

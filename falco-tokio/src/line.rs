@@ -5,7 +5,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io;
 
-use falco_core::{Ending, LastStep, OutputTooSmall, RecvBuf};
+use falco_core::{Ending, LastStep, OutputTooSmall, RecvBuf, Unread};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
@@ -190,12 +190,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// The unread bytes.
-    pub(crate) fn unread(&mut self) -> &mut [u8] {
+    pub(crate) fn unread(&mut self) -> Unread<'_, '_> {
         self.inbox.unread()
     }
 
-    pub(crate) fn consume(&mut self, count: usize) {
-        self.inbox.consume(count);
+    /// How many bytes are unread.
+    pub(crate) const fn unread_len(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Frees memory of bytes that were consumed, if it is much.
+    pub(crate) fn free_consumed(&mut self) {
         self.inbox.shrink();
     }
 

@@ -21,7 +21,7 @@ use std::time::Instant;
 use common::peak::{MIB, alone, peak, reset_peak};
 use common::{Running, counted, key};
 use falco_core::noise::{HeapTable, NoiseClient};
-use falco_core::{ClientConnection, Received, RustCrypto};
+use falco_core::{ClientConnection, Received, RustCrypto, Unread};
 use falco_tokio::{Client, HandlerError, Request, Server, Settings};
 use getrandom::SysRng;
 use tokio::sync::{Barrier, Mutex};
@@ -45,7 +45,10 @@ fn silent(server: SocketAddr, requests: usize) -> TcpStream {
     stream.write_all(&buffer[..hello]).unwrap();
     let mut welcome = [0; 64];
     stream.read_exact(&mut welcome).unwrap();
-    assert!(matches!(machine.recv(now, &mut welcome), Ok(Received::Event { .. })));
+    assert!(matches!(
+        machine.recv(now, Unread::new(&mut welcome, &mut 0)),
+        Ok(Received::Event(_))
+    ));
     let first = machine.poll_transmit(now, &mut buffer).unwrap();
     stream.write_all(&buffer[..first]).unwrap();
     let mut asked: Vec<_> = (0..requests).map(|_| machine.request(1).unwrap()).collect();

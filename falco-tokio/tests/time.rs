@@ -245,7 +245,7 @@ async fn a_write_is_given_up_after_the_lifetime_that_both_sides_have_agreed_on()
     let (mut inbox, mut out) = (RecvBuf::new(Vec::new()), [0; 400]);
     let hello = client.poll_transmit(now(), &mut out).unwrap();
     near.write_all(&out[..hello]).await.unwrap();
-    while !matches!(client.recv(now(), inbox.unread()), Ok(Received::Event { .. })) {
+    while !matches!(client.recv(now(), inbox.unread()), Ok(Received::Event(_))) {
         let count = near.read(inbox.space(64).unwrap()).await.unwrap();
         inbox.filled(count);
     }
@@ -355,7 +355,7 @@ async fn a_slow_upload_of_large_requests_is_not_cut_off() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_pings_and_never_reads_is_gone_a_lifetime_after_its_stream_is_full() {
     use falco_core::noise::{FixedTable, NoiseClient};
-    use falco_core::{ClientConnection, Received, RustCrypto};
+    use falco_core::{ClientConnection, Received, RustCrypto, Unread};
 
     let settings = Settings::new().with_max_message(1 << 20).with_max_held(1 << 20);
     let server = Server::builder(key(1)).settings(settings).unbound().unwrap();
@@ -371,7 +371,10 @@ async fn a_client_that_pings_and_never_reads_is_gone_a_lifetime_after_its_stream
     near.write_all(&out[..hello]).await.unwrap();
     let mut welcome = [0; 64];
     near.read_exact(&mut welcome).await.unwrap();
-    assert!(matches!(client.recv(now, &mut welcome), Ok(Received::Event { .. })));
+    assert!(matches!(
+        client.recv(now, Unread::new(&mut welcome, &mut 0)),
+        Ok(Received::Event(_))
+    ));
     let mut asked: Vec<_> = (0..8).map(|_| client.request(1).unwrap()).collect();
     for request in &mut asked {
         let count = client.seal(now, [(request, &b"?"[..])], &mut out).unwrap();
@@ -421,7 +424,7 @@ async fn deferred_requests_do_not_wait_for_the_next_ping() {
 #[tokio::test(start_paused = true)]
 async fn a_close_without_answers_has_a_second_to_be_written() {
     use falco_core::noise::{FixedTable, NoiseClient};
-    use falco_core::{ClientConnection, RustCrypto};
+    use falco_core::{ClientConnection, RustCrypto, Unread};
 
     let server = Server::builder(key(1)).unbound().unwrap();
     let handle = server.handle();
@@ -434,7 +437,7 @@ async fn a_close_without_answers_has_a_second_to_be_written() {
     let hello = client.poll_transmit(now, &mut out).unwrap();
     near.write_all(&out[..hello]).await.unwrap();
     near.read_exact(&mut welcome).await.unwrap();
-    client.recv(now, &mut welcome).unwrap();
+    client.recv(now, Unread::new(&mut welcome, &mut 0)).unwrap();
     // A PONG of 33 bytes is read, and another one stays in the stream.
     let ping = client.poll_transmit(now, &mut out).unwrap();
     near.write_all(&out[..ping]).await.unwrap();

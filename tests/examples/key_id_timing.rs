@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use falco_core::noise::{HeapTable, KeyRing, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, RawHandshake, key};
-use falco_core::{ConnectionError, RustCrypto, ServerConnection, Settings};
+use falco_core::{ConnectionError, RustCrypto, ServerConnection, Settings, Unread};
 
 type Ring = RwLock<KeyRing<Vec<Option<NoiseSecret>>>>;
 type Keys = NoiseServer<HeapTable, Ring, RustCrypto>;
@@ -40,7 +40,7 @@ fn refuse(keys: &Keys, hello: &[u8], seed: u64) -> u64 {
         ServerConnection::new(keys, &Settings::new(), now, &mut CountingRng::new(seed)).expect("it counts");
     let mut unread = hello.to_vec();
     let start = Instant::now();
-    let received = black_box(server.recv(now, black_box(&mut unread)));
+    let received = black_box(server.recv(now, Unread::new(black_box(&mut unread), &mut 0)));
     let took = start.elapsed();
     assert_eq!(received, Err(ConnectionError::Unauthenticated));
     u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)

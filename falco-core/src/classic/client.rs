@@ -19,6 +19,7 @@ use crate::role::ClientSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
+use crate::unread::Unread;
 
 /// The state of one connection. [`ClientConnection`](crate::ClientConnection) drives it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
@@ -68,16 +69,14 @@ impl ClientSession {
         }
     }
 
-    fn recv_accept(&mut self, unread: &[u8]) -> Result<ClientReceived<'static>, ConnectionError> {
+    fn recv_accept(&mut self, unread: Unread<'_, '_>) -> Result<ClientReceived<'static>, ConnectionError> {
         match unread.first() {
             None => Ok(Received::NeedMore { total: 1 }),
             Some(&layout::ACCEPT) => {
                 self.phase = Phase::Established;
                 self.life.restart();
-                Ok(Received::Event {
-                    consumed: 1,
-                    event: ClientEvent::Established,
-                })
+                unread.consume(1);
+                Ok(Received::Event(ClientEvent::Established))
             }
             Some(_) => Err(self.life.fail(ConnectionError::Refused)),
         }
@@ -86,19 +85,19 @@ impl ClientSession {
     fn recv_answer<'u, L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
-        unread: &'u mut [u8],
+        unread: Unread<'u, '_>,
     ) -> Result<ClientReceived<'u>, ConnectionError> {
-        let head = layout::server_frame(unread, self.max_message).map_err(|error| self.life.fail(error))?;
+        let head = layout::server_frame(&unread, self.max_message).map_err(|error| self.life.fail(error))?;
         let place = match head {
             Head::Short(total) => return Ok(Received::NeedMore { total }),
-            Head::Nothing | Head::Ping => return Ok(self.recv_nothing()),
+            Head::Nothing | Head::Ping => return Ok(self.recv_nothing(unread)),
             Head::Sealed(place) => place,
         };
         if self.unanswered() == 0 {
             return Err(self.life.fail(ConnectionError::UnexpectedAnswer));
         }
         let total = place.end;
-        let Some(sealed) = unread.get_mut(place) else {
+        let Some(sealed) = unread.lend(place) else {
             return Ok(Received::NeedMore { total });
         };
         match key.open(&self.nonces, sealed) {
@@ -107,10 +106,7 @@ impl ClientSession {
                 self.life.restart();
                 self.end_if_drained();
                 let id = RequestId::new(self.serial, self.completed);
-                Ok(Received::Event {
-                    consumed: total,
-                    event: ClientEvent::Answer { id, body },
-                })
+                Ok(Received::Event(ClientEvent::Answer { id, body }))
             }
             Err(OpenError::Inauthentic) => Err(self.life.fail(ConnectionError::Tampered)),
             Err(OpenError::Seen) => Err(self.life.fail(ConnectionError::Replayed)),
@@ -121,21 +117,18 @@ impl ClientSession {
     /// serve, and without a request when the connection was idle for a while. While a request is in
     /// flight, the client cannot distinguish the two. In the second case the answer to the request
     /// is still to come, and would be matched to the next request. So the connection ends.
-    fn recv_nothing(&mut self) -> ClientReceived<'static> {
-        let consumed = layout::NOTHING_LENGTH;
+    fn recv_nothing(&mut self, unread: Unread<'_, '_>) -> ClientReceived<'static> {
+        unread.consume(layout::NOTHING_LENGTH);
         if self.unanswered() == 0 {
-            return Received::Skip { consumed };
+            return Received::Skip;
         }
         self.completed += 1;
         self.life.fail(ConnectionError::AnswersOutOfStep);
         let id = RequestId::new(self.serial, self.completed);
-        Received::Event {
-            consumed,
-            event: ClientEvent::Refused {
-                id,
-                refusal: Refusal::Failed,
-            },
-        }
+        Received::Event(ClientEvent::Refused {
+            id,
+            refusal: Refusal::Failed,
+        })
     }
 
     /// Seals one request into `out`. `None` if it may not begin now.
@@ -198,7 +191,7 @@ impl<L: ReplayCache, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
         &self,
         session: &mut ClientSession,
         now: Instant,
-        unread: &'u mut [u8],
+        unread: Unread<'u, '_>,
     ) -> Result<ClientReceived<'u>, ConnectionError> {
         session.life.check(now)?;
         match session.phase {

@@ -17,6 +17,7 @@ use crate::role::ServerSide;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
+use crate::unread::Unread;
 
 /// The state of one connection. [`ServerConnection`](crate::ServerConnection) drives it.
 #[allow(unnameable_types, reason = "a session has no name outside of this crate")]
@@ -64,24 +65,22 @@ impl ServerSession {
     fn recv_hello<L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
-        unread: &mut [u8],
+        mut unread: Unread<'_, '_>,
     ) -> Result<ServerReceived<'static>, ConnectionError> {
         if let Some(&first) = unread.first()
             && first != layout::HELLO
         {
             return Err(self.life.fail(ConnectionError::UnknownWire { first }));
         }
-        let Some(sealed) = layout::hello_text(unread) else {
+        let Some(sealed) = layout::hello_text(&mut unread) else {
             return Ok(Received::NeedMore { total: HELLO_LENGTH });
         };
         match key.open(&self.nonces, sealed) {
             Ok(_) => {
                 self.phase = Phase::AcceptPending;
                 self.life.restart();
-                Ok(Received::Event {
-                    consumed: HELLO_LENGTH,
-                    event: ServerEvent::Established,
-                })
+                unread.consume(HELLO_LENGTH);
+                Ok(Received::Event(ServerEvent::Established))
             }
             Err(OpenError::Inauthentic) => Err(self.life.fail(ConnectionError::Unauthenticated)),
             Err(OpenError::Seen) => Err(self.life.fail(ConnectionError::Replayed)),
@@ -91,22 +90,20 @@ impl ServerSession {
     fn recv_frame<'u, L: ReplayCache, C: Crypto>(
         &mut self,
         key: &ClassicKey<L, C>,
-        unread: &'u mut [u8],
+        unread: Unread<'u, '_>,
     ) -> Result<ServerReceived<'u>, ConnectionError> {
         if self.closing || self.refused.is_some() {
             return Ok(Received::Wait(ServerWait::AnswerFirst));
         }
-        let head = layout::client_frame(unread, self.max_message).map_err(|error| self.life.fail(error))?;
+        let head = layout::client_frame(&unread, self.max_message).map_err(|error| self.life.fail(error))?;
         let place = match head {
             Head::Short(total) => return Ok(Received::NeedMore { total }),
             Head::Ping => {
                 if self.unanswered() == 0 {
                     self.life.restart();
                 }
-                return Ok(Received::Event {
-                    consumed: 1,
-                    event: ServerEvent::Ping,
-                });
+                unread.consume(1);
+                return Ok(Received::Event(ServerEvent::Ping));
             }
             Head::Nothing => return Err(self.life.fail(ConnectionError::Tampered)),
             Head::Sealed(place) => place,
@@ -115,7 +112,7 @@ impl ServerSession {
             return Ok(Received::Wait(ServerWait::AnswerFirst));
         }
         let total = place.end;
-        let Some(sealed) = unread.get_mut(place) else {
+        let Some(sealed) = unread.lend(place) else {
             return Ok(Received::NeedMore { total });
         };
         match key.open(&self.nonces, sealed) {
@@ -125,10 +122,7 @@ impl ServerSession {
                 // A handler may take longer than a lifetime. Its answer is still sent.
                 self.life.suspend();
                 let id = RequestId::new(self.serial, self.begun);
-                Ok(Received::Event {
-                    consumed: total,
-                    event: ServerEvent::Request { id, body },
-                })
+                Ok(Received::Event(ServerEvent::Request { id, body }))
             }
             Err(OpenError::Inauthentic) => Err(self.life.fail(ConnectionError::Tampered)),
             Err(OpenError::Seen) => Err(self.life.fail(ConnectionError::Replayed)),
@@ -210,7 +204,7 @@ impl<L: ReplayCache, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
         &self,
         session: &mut ServerSession,
         now: Instant,
-        unread: &'u mut [u8],
+        unread: Unread<'u, '_>,
     ) -> Result<ServerReceived<'u>, ConnectionError> {
         session.life.check(now)?;
         match session.phase {

@@ -17,6 +17,7 @@ use crate::role::Role;
 use crate::session::{self, BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::Instant;
+use crate::unread::Unread;
 use crate::wipe::with_stack_wiped;
 
 /// The first byte of a classic hello.
@@ -137,11 +138,11 @@ where
         &self,
         session: &mut Self::Session,
         now: Instant,
-        unread: &'u mut [u8],
+        unread: Unread<'u, '_>,
     ) -> Result<Received<R::Event<'u>, R::Wait>, ConnectionError> {
         // A connection that ended before its first byte keeps its session.
         if session.end().is_none() {
-            session.select(unread);
+            session.select(&unread);
         }
         with_key!(self, session, |key, session| key.recv(session, now, unread), else Err(ConnectionError::Closed))
     }

@@ -28,6 +28,7 @@ use crate::reassembly::{HeapPartials, Reassembly};
 use crate::send_queue::SendQueue;
 use crate::settings::Settings;
 use crate::time::Instant;
+use crate::unread::Unread;
 use crate::wire::ClientKeyRef;
 
 use self::close::Closing;
@@ -255,31 +256,34 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     ///
     /// # Errors
     /// What ended the connection. [`finish`](Self::finish) returns the requests that are left.
-    pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ClientStep<'u, B, W, P>, ConnectionError> {
+    pub fn recv<'u>(
+        &mut self,
+        now: Instant,
+        unread: Unread<'u, '_>,
+    ) -> Result<ClientStep<'u, B, W, P>, ConnectionError> {
         self.note(now)?;
         let have = unread.len();
-        let (consumed, event) = match self.machine.recv(now, unread)? {
+        let event = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(ClientStep::NeedMore { total }),
             // This happens only before the hello is sealed. The server sends nothing before it has
             // read the hello.
             Received::Wait(ClientWait::TransmitFirst) => return Ok(ClientStep::NeedMore { total: have + 1 }),
-            Received::Skip { consumed } => return Ok(ClientStep::Skip { consumed }),
-            Received::Event { consumed, event } => (consumed, event),
+            Received::Skip => return Ok(ClientStep::Skip),
+            Received::Event(event) => event,
         };
-        let step = self.take_event(consumed, event);
+        let step = self.take_event(event);
         self.fill_queue();
         Ok(step)
     }
 
-    fn take_event<'u>(&mut self, consumed: usize, event: ClientEvent<'u>) -> ClientStep<'u, B, W, P> {
-        let skip = ClientStep::Skip { consumed };
+    fn take_event<'u>(&mut self, event: ClientEvent<'u>) -> ClientStep<'u, B, W, P> {
+        let skip = ClientStep::Skip;
         match event {
             ClientEvent::Established => {
                 self.established = true;
-                ClientStep::Established { consumed }
+                ClientStep::Established
             }
             ClientEvent::Answer { id, body } => self.completed(id).map_or(skip, |waiter| ClientStep::Answer {
-                consumed,
                 waiter,
                 body: Body::Lent(body),
             }),
@@ -292,7 +296,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             ClientEvent::Part { id, body, last } => {
                 #[cfg(feature = "streams")]
-                if let Some(step) = self.answer_part(consumed, id, body, last) {
+                if let Some(step) = self.answer_part(id, body, last) {
                     return step;
                 }
                 // This fails for a cancelled request, because its answer is discarded.
@@ -304,27 +308,26 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                 whole
                     .zip(self.completed(id))
                     .map_or(skip, |((bytes, _), waiter)| ClientStep::Answer {
-                        consumed,
                         waiter,
                         body: Body::Whole(bytes),
                     })
             }
             #[cfg(feature = "streams")]
-            ClientEvent::Opened { id, body } => self.answer_opened(consumed, id, body),
+            ClientEvent::Opened { id, body } => self.answer_opened(id, body),
             #[cfg(feature = "streams")]
             ClientEvent::Credit { id } => {
                 self.credited(id);
                 skip
             }
-            ClientEvent::Refused { id, refusal } => self.refused(consumed, id, refusal).unwrap_or(skip),
+            ClientEvent::Refused { id, refusal } => self.refused(id, refusal).unwrap_or(skip),
             ClientEvent::Pong { ping } => {
                 let answered = self.pings.partition_point(|(own, _)| *own <= ping);
                 let waiters = self.pings.drain(..answered).map(|(_, ping)| ping.waiter).collect();
-                ClientStep::Pong { consumed, waiters }
+                ClientStep::Pong { waiters }
             }
             ClientEvent::Closing { reason } => {
                 self.history.key_retired = reason == CloseReason::KeyRetired;
-                ClientStep::Closing { consumed, reason }
+                ClientStep::Closing { reason }
             }
         }
     }
@@ -339,9 +342,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// A request was refused. If the bytes in flight may be the reason, shrinks the window and
     /// holds the request back until the window has room for it.
-    fn refused<'u>(&mut self, consumed: usize, id: RequestId, refusal: Refusal) -> Option<ClientStep<'u, B, W, P>> {
+    fn refused<'u>(&mut self, id: RequestId, refusal: Refusal) -> Option<ClientStep<'u, B, W, P>> {
         #[cfg(feature = "streams")]
-        if let Some(step) = self.open_refused(consumed, id, refusal) {
+        if let Some(step) = self.open_refused(id, refusal) {
             return Some(step);
         }
         #[cfg(feature = "streams")]
@@ -361,12 +364,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             return None;
         }
         let call = self.take(ticket)?;
-        Some(ClientStep::Refused {
-            consumed,
-            call,
-            refusal,
-            retry,
-        })
+        Some(ClientStep::Refused { call, refusal, retry })
     }
 
     /// A request was answered as a whole. Returns its waiter, unless it was cancelled.

@@ -34,6 +34,7 @@ use crate::no_answer::NoAnswer;
 use crate::reassembly::{HeapPartials, Reassembly};
 use crate::settings::Settings;
 use crate::time::{Instant, MaybeInstant, Span};
+use crate::unread::Unread;
 use crate::wire::ServerKeyRef;
 
 /// A server's connection with its requests that have not completed. `B` is the body of an answer,
@@ -221,12 +222,12 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     ///
     /// # Errors
     /// What ended the connection.
-    pub fn recv<'u>(&mut self, now: Instant, unread: &'u mut [u8]) -> Result<ServerStep<'u>, ConnectionError> {
+    pub fn recv<'u>(&mut self, now: Instant, unread: Unread<'u, '_>) -> Result<ServerStep<'u>, ConnectionError> {
         self.drain_if_old(now);
         self.deadlines.note_poll(&mut self.machine, now);
         if let Some((id, body)) = self.next_request() {
-            let (consumed, body) = (0, Body::Whole(body));
-            return Ok(ServerStep::Request { consumed, id, body });
+            let body = Body::Whole(body);
+            return Ok(ServerStep::Request { id, body });
         }
         #[cfg(feature = "streams")]
         if let Some(step) = self.next_open() {
@@ -239,35 +240,30 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let hello = if self.is_established() {
             None
         } else {
-            hello_fingerprint(unread)
+            hello_fingerprint(&unread)
         };
-        let (consumed, event) = match self.machine.recv(now, unread)? {
+        let event = match self.machine.recv(now, unread)? {
             Received::NeedMore { total } => return Ok(self.need_more(now, arrived, total)),
             Received::Wait(ServerWait::TransmitFirst) => return Ok(ServerStep::TransmitFirst),
             Received::Wait(ServerWait::AnswerFirst) => return Ok(ServerStep::AnswerFirst),
-            Received::Skip { consumed } => {
-                return Ok(
-                    hello.map_or(ServerStep::Skip { consumed }, |fingerprint| ServerStep::Hello {
-                        consumed,
-                        fingerprint,
-                    }),
-                );
+            Received::Skip => {
+                return Ok(hello.map_or(ServerStep::Skip, |fingerprint| ServerStep::Hello { fingerprint }));
             }
-            Received::Event { consumed, event } => (consumed, event),
+            Received::Event(event) => event,
         };
         self.partial.release(&self.budget);
-        let skip = ServerStep::Skip { consumed };
+        let skip = ServerStep::Skip;
         Ok(match event {
             ServerEvent::Established => {
                 self.greeting.established();
                 self.budget.set_key(self.machine.key_id());
-                ServerStep::Established { consumed }
+                ServerStep::Established
             }
             ServerEvent::Request { id, body } => {
                 if !self.hold_new(id, body.len()) {
                     return Ok(skip);
                 }
-                self.whole(consumed, id, Body::Lent(body))
+                self.whole(id, Body::Lent(body))
             }
             ServerEvent::Begin { id, total, body } => {
                 if self.hold_new(id, body.len()) && self.parts.begin(id, total, body).is_err() {
@@ -276,7 +272,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 skip
             }
             #[cfg(feature = "streams")]
-            ServerEvent::Opened { id, body } => self.opened(consumed, id, body),
+            ServerEvent::Opened { id, body } => self.opened(id, body),
             #[cfg(feature = "streams")]
             ServerEvent::Credit { id } => {
                 self.credited(id);
@@ -284,7 +280,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             }
             ServerEvent::Part { id, body, last } => {
                 #[cfg(feature = "streams")]
-                if let Some(step) = self.open_part(consumed, id, body, last) {
+                if let Some(step) = self.open_part(id, body, last) {
                     return Ok(step);
                 }
                 // The mux may have refused the request while the connection still receives its
@@ -301,7 +297,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                     return Ok(skip);
                 }
                 match self.parts.take(id).filter(|_| last) {
-                    Some((bytes, _)) => self.whole(consumed, id, Body::Whole(bytes)),
+                    Some((bytes, _)) => self.whole(id, Body::Whole(bytes)),
                     None => skip,
                 }
             }
@@ -319,25 +315,25 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 if !self.cancel_open(id) {
                     return Ok(skip);
                 }
-                ServerStep::Cancelled { consumed, id }
+                ServerStep::Cancelled { id }
             }
-            ServerEvent::Closing { reason } => ServerStep::Closing { consumed, reason },
+            ServerEvent::Closing { reason } => ServerStep::Closing { reason },
             ServerEvent::Ping => skip,
         })
     }
 
     /// The step for a whole request that has just arrived.
-    fn whole<'u>(&mut self, consumed: usize, id: RequestId, body: Body<'u>) -> ServerStep<'u> {
+    fn whole<'u>(&mut self, id: RequestId, body: Body<'u>) -> ServerStep<'u> {
         // If requests may reach a handler, `recv` has returned the deferred ones before.
         if self.may_handle() {
-            return ServerStep::Request { consumed, id, body };
+            return ServerStep::Request { id, body };
         }
         if self.has_deferred_enough() {
             self.refuse_busy(id);
         } else {
             self.deferred.push(id, body.into_vec());
         }
-        ServerStep::Skip { consumed }
+        ServerStep::Skip
     }
 
     /// The bytes of a request that [`recv`](Self::recv) has returned. Keep the value as long as the

@@ -9,8 +9,7 @@ use super::call::Call;
 use crate::event::Length;
 use crate::message::{CloseReason, Refusal, RequestId};
 
-/// The result of processing unread bytes at a client. Drop the first `consumed` of them when you
-/// are done with the step.
+/// The result of processing unread bytes at a client. What was consumed is no longer unread.
 #[non_exhaustive]
 pub enum ClientStep<'u, B, W, P = W> {
     /// No frame is complete. Call again with `total` unread bytes.
@@ -19,19 +18,11 @@ pub enum ClientStep<'u, B, W, P = W> {
         total: usize,
     },
     /// Nothing for the caller. Call again.
-    Skip {
-        /// Bytes to drop.
-        consumed: usize,
-    },
+    Skip,
     /// The handshake has completed.
-    Established {
-        /// Bytes to drop.
-        consumed: usize,
-    },
+    Established,
     /// A request was answered.
     Answer {
-        /// Bytes to drop, once the body is copied.
-        consumed: usize,
         /// What waited for the answer.
         waiter: W,
         /// The answer.
@@ -39,8 +30,6 @@ pub enum ClientStep<'u, B, W, P = W> {
     },
     /// A request was refused.
     Refused {
-        /// Bytes to drop.
-        consumed: usize,
         /// The request.
         call: Call<B, W>,
         /// Why.
@@ -53,8 +42,6 @@ pub enum ClientStep<'u, B, W, P = W> {
     /// [credit](super::ClientMux::credit) for what its caller takes.
     #[cfg(feature = "streams")]
     Opened {
-        /// Bytes to drop, once the body is copied.
-        consumed: usize,
         /// The request.
         ticket: u64,
         /// The first bytes of the answer.
@@ -63,8 +50,6 @@ pub enum ClientStep<'u, B, W, P = W> {
     /// The next bytes of an open answer.
     #[cfg(feature = "streams")]
     Part {
-        /// Bytes to drop, once the body is copied.
-        consumed: usize,
         /// The request.
         ticket: u64,
         /// The next bytes of the answer.
@@ -73,8 +58,6 @@ pub enum ClientStep<'u, B, W, P = W> {
     /// An open answer is whole, and its request has completed.
     #[cfg(feature = "streams")]
     Ended {
-        /// Bytes to drop.
-        consumed: usize,
         /// The request.
         ticket: u64,
         /// What waited for the answer.
@@ -83,8 +66,6 @@ pub enum ClientStep<'u, B, W, P = W> {
     /// An open request was refused. If a part of its answer has arrived, no more of it follows.
     #[cfg(feature = "streams")]
     OpenRefused {
-        /// Bytes to drop.
-        consumed: usize,
         /// The request.
         ticket: u64,
         /// What waited for the answer.
@@ -94,8 +75,6 @@ pub enum ClientStep<'u, B, W, P = W> {
     },
     /// A ping was answered, and with it all earlier pings.
     Pong {
-        /// Bytes to drop.
-        consumed: usize,
         /// The waiters of these pings. Empty if only keep-alive has sent a ping.
         waiters: Vec<P>,
     },
@@ -103,39 +82,17 @@ pub enum ClientStep<'u, B, W, P = W> {
     /// [`poll_closing`](super::ClientMux::poll_closing) returns those that go to another
     /// connection.
     Closing {
-        /// Bytes to drop.
-        consumed: usize,
         /// Why.
         reason: CloseReason,
     },
 }
 
 impl<B, W, P> ClientStep<'_, B, W, P> {
-    /// How many unread bytes to drop when the caller is done with the step. 0 for
-    /// [`NeedMore`](Self::NeedMore).
-    #[must_use]
-    pub const fn consumed(&self) -> usize {
-        match self {
-            Self::NeedMore { .. } => 0,
-            Self::Skip { consumed }
-            | Self::Established { consumed }
-            | Self::Answer { consumed, .. }
-            | Self::Refused { consumed, .. }
-            | Self::Pong { consumed, .. }
-            | Self::Closing { consumed, .. } => *consumed,
-            #[cfg(feature = "streams")]
-            Self::Opened { consumed, .. }
-            | Self::Part { consumed, .. }
-            | Self::Ended { consumed, .. }
-            | Self::OpenRefused { consumed, .. } => *consumed,
-        }
-    }
-
     const fn name(&self) -> &'static str {
         match self {
             Self::NeedMore { .. } => "NeedMore",
-            Self::Skip { .. } => "Skip",
-            Self::Established { .. } => "Established",
+            Self::Skip => "Skip",
+            Self::Established => "Established",
             Self::Answer { .. } => "Answer",
             Self::Refused { .. } => "Refused",
             Self::Pong { .. } => "Pong",
@@ -158,7 +115,7 @@ impl<B, W, P> fmt::Debug for ClientStep<'_, B, W, P> {
         let mut step = f.debug_struct(self.name());
         match self {
             Self::NeedMore { total } => return step.field("total", total).finish(),
-            Self::Skip { .. } | Self::Established { .. } => {}
+            Self::Skip | Self::Established => {}
             Self::Answer { body, .. } => _ = step.field("body", body),
             Self::Refused {
                 call, refusal, retry, ..
@@ -176,12 +133,11 @@ impl<B, W, P> fmt::Debug for ClientStep<'_, B, W, P> {
                 step.field("ticket", ticket).field("refusal", refusal);
             }
         }
-        step.field("consumed", &self.consumed()).finish()
+        step.finish()
     }
 }
 
-/// The result of processing unread bytes at a server. Drop the first `consumed` of them when you
-/// are done with the step.
+/// The result of processing unread bytes at a server. What was consumed is no longer unread.
 #[non_exhaustive]
 pub enum ServerStep<'u> {
     /// No frame is complete. Call again with `total` unread bytes.
@@ -197,28 +153,18 @@ pub enum ServerStep<'u> {
     /// Answer a request first, then call again.
     AnswerFirst,
     /// Nothing for the caller. Call again.
-    Skip {
-        /// Bytes to drop.
-        consumed: usize,
-    },
+    Skip,
     /// A hello of the noise wire has decrypted under a key of the server. It may be a replay. On
     /// the classic wire there is no such step: a hello there proves the key.
     Hello {
-        /// Bytes to drop.
-        consumed: usize,
         /// The fingerprint of the hello, for [`Admission::hello`](super::Admission::hello). A
         /// replay has the same one.
         fingerprint: u64,
     },
     /// The client has proved that it has the key and that its hello is not a replay.
-    Established {
-        /// Bytes to drop.
-        consumed: usize,
-    },
+    Established,
     /// A whole request, to be answered or refused.
     Request {
-        /// Bytes to drop, once the body is copied.
-        consumed: usize,
         /// The request.
         id: RequestId,
         /// Its body.
@@ -228,8 +174,6 @@ pub enum ServerStep<'u> {
     /// at any time. Give [credit](super::ServerMux::credit) for what the handler takes.
     #[cfg(feature = "streams")]
     Opened {
-        /// Bytes to drop, once the body is copied.
-        consumed: usize,
         /// The request.
         id: RequestId,
         /// The first bytes of its body.
@@ -238,8 +182,6 @@ pub enum ServerStep<'u> {
     /// The next bytes of an open request.
     #[cfg(feature = "streams")]
     Part {
-        /// Bytes to drop, once the body is copied.
-        consumed: usize,
         /// The request.
         id: RequestId,
         /// The next bytes of its body.
@@ -248,8 +190,6 @@ pub enum ServerStep<'u> {
     /// The body of an open request is whole.
     #[cfg(feature = "streams")]
     Ended {
-        /// Bytes to drop.
-        consumed: usize,
         /// The request.
         id: RequestId,
     },
@@ -257,54 +197,55 @@ pub enum ServerStep<'u> {
     /// or answer it anyway. Nothing more of an open request arrives, and nothing more of an open
     /// answer is accepted: refuse or [complete](super::ServerMux::complete) it.
     Cancelled {
-        /// Bytes to drop.
-        consumed: usize,
         /// The request.
         id: RequestId,
     },
     /// The client closes: it begins no new requests.
     Closing {
-        /// Bytes to drop.
-        consumed: usize,
         /// Why.
         reason: CloseReason,
     },
 }
 
+impl ServerStep<'_> {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::NeedMore { .. } => "NeedMore",
+            Self::TransmitFirst => "TransmitFirst",
+            Self::AnswerFirst => "AnswerFirst",
+            Self::Skip => "Skip",
+            Self::Hello { .. } => "Hello",
+            Self::Established => "Established",
+            Self::Request { .. } => "Request",
+            #[cfg(feature = "streams")]
+            Self::Opened { .. } => "Opened",
+            #[cfg(feature = "streams")]
+            Self::Part { .. } => "Part",
+            #[cfg(feature = "streams")]
+            Self::Ended { .. } => "Ended",
+            Self::Cancelled { .. } => "Cancelled",
+            Self::Closing { .. } => "Closing",
+        }
+    }
+}
+
 impl fmt::Debug for ServerStep<'_> {
     /// Shows lengths, and no bodies.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, consumed) = match self {
-            Self::NeedMore { total } => return f.debug_struct("NeedMore").field("total", total).finish(),
-            Self::TransmitFirst => return f.write_str("TransmitFirst"),
-            Self::AnswerFirst => return f.write_str("AnswerFirst"),
-            Self::Skip { consumed } => ("Skip", consumed),
-            Self::Hello { consumed, .. } => ("Hello", consumed),
-            Self::Established { consumed } => ("Established", consumed),
-            Self::Request { consumed, .. } => ("Request", consumed),
-            #[cfg(feature = "streams")]
-            Self::Opened { consumed, .. } => ("Opened", consumed),
-            #[cfg(feature = "streams")]
-            Self::Part { consumed, .. } => ("Part", consumed),
-            #[cfg(feature = "streams")]
-            Self::Ended { consumed, .. } => ("Ended", consumed),
-            Self::Cancelled { consumed, .. } => ("Cancelled", consumed),
-            Self::Closing { consumed, .. } => ("Closing", consumed),
-        };
-        let mut step = f.debug_struct(name);
-        step.field("consumed", consumed);
+        let mut step = f.debug_struct(self.name());
         match self {
-            Self::Hello { fingerprint, .. } => _ = step.field("fingerprint", fingerprint),
-            Self::Request { id, body, .. } => _ = step.field("id", id).field("body", body),
+            Self::NeedMore { total } => _ = step.field("total", total),
+            Self::Hello { fingerprint } => _ = step.field("fingerprint", fingerprint),
+            Self::Request { id, body } => _ = step.field("id", id).field("body", body),
             #[cfg(feature = "streams")]
-            Self::Opened { id, body, .. } => _ = step.field("id", id).field("body", body),
+            Self::Opened { id, body } => _ = step.field("id", id).field("body", body),
             #[cfg(feature = "streams")]
-            Self::Part { id, body, .. } => _ = step.field("id", id).field("body", &Length(body.len())),
+            Self::Part { id, body } => _ = step.field("id", id).field("body", &Length(body.len())),
             #[cfg(feature = "streams")]
-            Self::Ended { id, .. } => _ = step.field("id", id),
-            Self::Cancelled { id, .. } => _ = step.field("id", id),
-            Self::Closing { reason, .. } => _ = step.field("reason", reason),
-            _ => {}
+            Self::Ended { id } => _ = step.field("id", id),
+            Self::Cancelled { id } => _ = step.field("id", id),
+            Self::Closing { reason } => _ = step.field("reason", reason),
+            Self::TransmitFirst | Self::AnswerFirst | Self::Skip | Self::Established => {}
         }
         step.finish()
     }

@@ -142,7 +142,7 @@ impl<H, A: Aead> Base<H, A> {
     }
 
     /// Ends the connection because the unread bytes are not the frames that were opened: the caller
-    /// has not dropped exactly the consumed bytes.
+    /// has passed other bytes than the last call left unread.
     #[cold]
     pub(super) fn fail_misplaced(&mut self) -> ConnectionError {
         if let Some(link) = self.phase.link_mut() {

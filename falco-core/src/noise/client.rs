@@ -30,6 +30,7 @@ use crate::role::ClientSide;
 use crate::session::{BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, Span};
+use crate::unread::Unread;
 use crate::wipe::with_stack_wiped;
 
 /// The state of one connection. [`ClientConnection`](crate::ClientConnection) drives it.
@@ -112,7 +113,7 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     fn recv_welcome<X: AsRef<[u8]>>(
         &mut self,
         client: &NoiseClient<T, C, X>,
-        unread: &mut [u8],
+        mut unread: Unread<'_, '_>,
     ) -> Result<ClientReceived<'static>, ConnectionError> {
         let Some(welcome) = unread.first_chunk_mut::<WELCOME_LENGTH>() else {
             return Ok(Received::NeedMore { total: WELCOME_LENGTH });
@@ -149,10 +150,8 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         }
         self.note_received();
         self.keep_alive.sent = self.base.life.latest();
-        Ok(Received::Event {
-            consumed: WELCOME_LENGTH,
-            event: ClientEvent::Established,
-        })
+        unread.consume(WELCOME_LENGTH);
+        Ok(Received::Event(ClientEvent::Established))
     }
 
     #[inline]
@@ -275,7 +274,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
         &self,
         session: &mut Self::Session,
         now: Instant,
-        unread: &'u mut [u8],
+        mut unread: Unread<'u, '_>,
     ) -> Result<ClientReceived<'u>, ConnectionError> {
         if let Some(end) = session.base.life.end() {
             return Err(end);
@@ -292,7 +291,7 @@ impl<T: RequestTable, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ClientSide> for Nois
             Phase::Handshake(Handshake::Hello(_)) => Ok(Received::Wait(ClientWait::TransmitFirst)),
             Phase::Handshake(Handshake::Welcome(_)) => with_stack_wiped(|| session.recv_welcome(self, unread)),
             Phase::Transport(_) => {
-                if let Some(total) = session.recv_record(&self.crypto, unread)? {
+                if let Some(total) = session.recv_record(&self.crypto, &mut unread)? {
                     return Ok(Received::NeedMore { total });
                 }
                 let event = session.next_event(unread);

@@ -13,6 +13,7 @@ use crate::crypto::{Aead, NoiseCrypto};
 use crate::error::ConnectionError;
 use crate::event::{ClientEvent, ClientReceived, ClientWait, Received};
 use crate::message::{PingId, Refusal, RequestId};
+use crate::unread::Unread;
 
 impl<A: Aead> Link<A> {
     /// Checks all frames of a record in order and applies them to `requests`. Replaces the kind of
@@ -178,10 +179,11 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
     /// Returns the next event: of the next frame of the opened record, or of a request that the
     /// server will not process.
     #[inline]
-    pub(super) fn next_event<'u>(&mut self, unread: &'u [u8]) -> Result<ClientReceived<'u>, ConnectionError> {
+    pub(super) fn next_event<'u>(&mut self, unread: Unread<'u, '_>) -> Result<ClientReceived<'u>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {
             return Ok(Received::Wait(ClientWait::TransmitFirst));
         };
+        let (unread, start) = unread.into_parts();
         let mut skipped = 0;
         while link.opened > 0 {
             let Some(frame) = link.next_frame(unread, skipped + link.offset()) else {
@@ -238,15 +240,14 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
             };
             link.consume(&frame);
             if let Some(event) = event {
-                return Ok(Received::Event {
-                    consumed: frame.consumed,
-                    event,
-                });
+                *start += frame.consumed;
+                return Ok(Received::Event(event));
             }
             skipped = frame.consumed;
         }
         if skipped > 0 {
-            return Ok(Received::Skip { consumed: skipped });
+            *start += skipped;
+            return Ok(Received::Skip);
         }
         self.next_lost()
     }
@@ -267,12 +268,9 @@ impl<T: RequestTable, C: NoiseCrypto> ClientSession<T, C> {
         #[cfg(not(feature = "streams"))]
         let refusal = Refusal::NotProcessed;
         self.requests.complete(lost);
-        Ok(Received::Event {
-            consumed: 0,
-            event: ClientEvent::Refused {
-                id: RequestId::new(self.base.serial, lost),
-                refusal,
-            },
-        })
+        Ok(Received::Event(ClientEvent::Refused {
+            id: RequestId::new(self.base.serial, lost),
+            refusal,
+        }))
     }
 }

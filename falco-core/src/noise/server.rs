@@ -30,6 +30,7 @@ use crate::role::ServerSide;
 use crate::session::{BufferSizes, Keyed, Session};
 use crate::settings::Settings;
 use crate::time::{Instant, MaybeInstant, Span};
+use crate::unread::Unread;
 use crate::wipe::with_stack_wiped;
 
 /// The state of one connection. [`ServerConnection`](crate::ServerConnection) drives it.
@@ -83,7 +84,7 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     fn recv_hello<R: Ring, X: AsRef<[u8]>>(
         &mut self,
         server: &NoiseServer<T, R, C, X>,
-        unread: &mut [u8],
+        mut unread: Unread<'_, '_>,
     ) -> Result<ServerReceived<'static>, ConnectionError> {
         let [wire, version] = WIRE;
         for (found, expected) in unread.iter().zip([wire, version]) {
@@ -102,7 +103,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             return Err(self.base.fail(ConnectionError::Unauthenticated));
         };
         self.base.phase = Phase::Handshake(Handshake::Welcome(welcome));
-        Ok(Received::Skip { consumed: HELLO_LENGTH })
+        unread.consume(HELLO_LENGTH);
+        Ok(Received::Skip)
     }
 
     /// Reads the hello and writes the welcome. An unknown key id takes the same code path as a
@@ -238,7 +240,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
         &self,
         session: &mut Self::Session,
         now: Instant,
-        unread: &'u mut [u8],
+        mut unread: Unread<'u, '_>,
     ) -> Result<ServerReceived<'u>, ConnectionError> {
         if let Some(end) = session.base.life.end() {
             return Err(end);
@@ -261,7 +263,7 @@ impl<T: RequestTable, R: Ring, C: NoiseCrypto, X: AsRef<[u8]>> Keyed<ServerSide>
                 Ok(Received::Wait(ServerWait::TransmitFirst))
             }
             Phase::Transport(_) => {
-                if let Some(total) = session.recv_record(&self.crypto, unread)? {
+                if let Some(total) = session.recv_record(&self.crypto, &mut unread)? {
                     return Ok(Received::NeedMore { total });
                 }
                 if let Some(link) = session.base.phase.link_mut().filter(|link| !link.first_ping_done) {

@@ -17,6 +17,7 @@ use crate::event::{Received, ServerEvent, ServerReceived, ServerWait};
 use crate::life::GracePeriod;
 use crate::message::RequestId;
 use crate::time::{Instant, MaybeInstant, Span};
+use crate::unread::Unread;
 
 impl<A: Aead> Link<A> {
     /// Checks all frames of a record in order and applies them to `requests`. Overwrites the kind
@@ -296,16 +297,17 @@ impl<T: RequestTable> Requests<T> {
 
 impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// Returns the PING of the first record as `Established`.
-    pub(super) fn report_established(&mut self, unread: &[u8]) -> Result<ServerReceived<'static>, ConnectionError> {
+    pub(super) fn report_established(
+        &mut self,
+        unread: Unread<'_, '_>,
+    ) -> Result<ServerReceived<'static>, ConnectionError> {
         let consumed = self.base.phase.link_mut().and_then(|link| {
-            let frame = link.next_frame(unread, link.offset())?;
+            let frame = link.next_frame(&unread, link.offset())?;
             link.consume(&frame);
             Some(frame.consumed)
         });
-        Ok(Received::Event {
-            consumed: consumed.ok_or_else(|| self.base.fail_misplaced())?,
-            event: ServerEvent::Established,
-        })
+        unread.consume(consumed.ok_or_else(|| self.base.fail_misplaced())?);
+        Ok(Received::Event(ServerEvent::Established))
     }
 
     /// Whether `next_event` has events to return: frames of an opened record, or requests that were
@@ -318,10 +320,11 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
     /// Returns the next event: of the next frame of the opened record, or of a request that was
     /// given up.
     #[inline]
-    pub(super) fn next_event<'u>(&mut self, unread: &'u [u8]) -> Result<ServerReceived<'u>, ConnectionError> {
+    pub(super) fn next_event<'u>(&mut self, unread: Unread<'u, '_>) -> Result<ServerReceived<'u>, ConnectionError> {
         let Some(link) = self.base.phase.link_mut() else {
             return Ok(Received::Wait(ServerWait::TransmitFirst));
         };
+        let (unread, start) = unread.into_parts();
         let mut skipped = 0;
         while link.opened > 0 {
             let Some(frame) = link.next_frame(unread, skipped + link.offset()) else {
@@ -372,7 +375,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
                 mark::BUSY | mark::TOO_LARGE | mark::ABANDONED_BUSY | mark::ABANDONED_CANCELLED => {
                     if !link.can_refuse() {
                         return Ok(if skipped > 0 {
-                            Received::Skip { consumed: skipped }
+                            *start += skipped;
+                            Received::Skip
                         } else {
                             Received::Wait(ServerWait::TransmitFirst)
                         });
@@ -385,15 +389,14 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
             };
             link.consume(&frame);
             if let Some(event) = event {
-                return Ok(Received::Event {
-                    consumed: frame.consumed,
-                    event,
-                });
+                *start += frame.consumed;
+                return Ok(Received::Event(event));
             }
             skipped = frame.consumed;
         }
         if skipped > 0 {
-            return Ok(Received::Skip { consumed: skipped });
+            *start += skipped;
+            return Ok(Received::Skip);
         }
         Ok(self.next_lost().unwrap_or(Received::Wait(ServerWait::TransmitFirst)))
     }
@@ -407,12 +410,9 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         let lost = self.requests.table.next_lost()?;
         #[cfg(feature = "streams")]
         if self.requests.take_cut(lost) {
-            return Some(Received::Event {
-                consumed: 0,
-                event: ServerEvent::Cancelled {
-                    id: RequestId::new(self.base.serial, lost),
-                },
-            });
+            return Some(Received::Event(ServerEvent::Cancelled {
+                id: RequestId::new(self.base.serial, lost),
+            }));
         }
         if !link.can_refuse() {
             return Some(Received::Wait(ServerWait::TransmitFirst));
@@ -420,11 +420,8 @@ impl<T: RequestTable, C: NoiseCrypto> ServerSession<T, C> {
         link.queue_refusal(lost, super::refusal::NOT_PROCESSED);
         self.requests.lost -= 1;
         self.requests.complete(lost);
-        Some(Received::Event {
-            consumed: 0,
-            event: ServerEvent::Abandoned {
-                id: RequestId::new(self.base.serial, lost),
-            },
-        })
+        Some(Received::Event(ServerEvent::Abandoned {
+            id: RequestId::new(self.base.serial, lost),
+        }))
     }
 }

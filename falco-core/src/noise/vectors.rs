@@ -13,9 +13,10 @@ mod streams;
 use super::handshake::{Initiator, Responder};
 use super::record::{Direction, RekeyPeriod};
 use super::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+use crate::testing::RecvBytes;
 use crate::{
     ClientConnection, ClientEvent, Instant, Key, Received, Refusal, RustCrypto, ServerConnection, ServerEvent,
-    Settings, Status,
+    Settings, Status, Unread,
 };
 
 fn bytes(value: &Value) -> Vec<u8> {
@@ -220,7 +221,7 @@ fn a_server_reads_the_sessions_and_writes_its_part_of_them() {
         let mut server = ServerConnection::new(&server, &Settings::new(), now, &mut entropy).expect("it does not fail");
         let mut hello = bytes(&session["hello"]);
         let consumed = hello.len();
-        assert_eq!(server.recv(now, &mut hello), Ok(Received::Skip { consumed }));
+        assert_eq!(server.recv_bytes(now, &mut hello), Ok((consumed, Received::Skip)));
         let mut out = std::vec![0; 1024];
         let sent = server.poll_transmit(now, &mut out).expect("there is room");
         assert_eq!(out[..sent], bytes(&session["welcome"]));
@@ -232,17 +233,19 @@ fn a_server_reads_the_sessions_and_writes_its_part_of_them() {
             let mut unread = bytes(&record["bytes"]);
             while !unread.is_empty() {
                 let length = unread.len();
-                match server.recv(now, &mut unread).expect("a valid session") {
-                    Received::Event { consumed, event } => {
+                let mut start = 0;
+                let received = server.recv(now, Unread::new(&mut unread, &mut start));
+                match received.expect("a valid session") {
+                    Received::Event(event) => {
                         if let ServerEvent::Request { id, .. } | ServerEvent::Part { id, last: true, .. } = &event {
                             requests.push(*id);
                         }
                         told.push(std::format!("{event:?}").split([' ', '{']).next().unwrap_or("").into());
-                        unread.drain(..consumed);
                     }
-                    Received::Skip { consumed } => drop(unread.drain(..consumed)),
+                    Received::Skip => {}
                     other => panic!("{other:?} of {length} bytes"),
                 }
+                unread.drain(..start);
             }
             if number == 0 {
                 let sent = server.poll_transmit(now, &mut out).expect("there is room");
@@ -296,11 +299,8 @@ fn a_client_writes_its_part_of_the_sessions_and_reads_them() {
         let sent = client.poll_transmit(now, &mut out).expect("there is room");
         assert_eq!(out[..sent], bytes(&session["hello"]));
         let mut welcome = bytes(&session["welcome"]);
-        let established = Received::Event {
-            consumed: welcome.len(),
-            event: ClientEvent::Established,
-        };
-        assert_eq!(client.recv(now, &mut welcome), Ok(established));
+        let established = (welcome.len(), Received::Event(ClientEvent::Established));
+        assert_eq!(client.recv_bytes(now, &mut welcome), Ok(established));
 
         let mut ours = records(&session, "client").map(|record| bytes(&record["bytes"]));
         let sent = client.poll_transmit(now, &mut out).expect("there is room");
@@ -322,8 +322,10 @@ fn a_client_writes_its_part_of_the_sessions_and_reads_them() {
         for record in records(&session, "server") {
             let mut unread = bytes(&record["bytes"]);
             while !unread.is_empty() {
-                match client.recv(now, &mut unread).expect("a valid session") {
-                    Received::Event { consumed, event } => {
+                let mut start = 0;
+                let received = client.recv(now, Unread::new(&mut unread, &mut start));
+                match received.expect("a valid session") {
+                    Received::Event(event) => {
                         match event {
                             ClientEvent::Answer { id, .. } | ClientEvent::Part { id, last: true, .. } => {
                                 answered.push(id.number());
@@ -332,11 +334,11 @@ fn a_client_writes_its_part_of_the_sessions_and_reads_them() {
                             _ => {}
                         }
                         closing = matches!(event, ClientEvent::Closing { .. });
-                        unread.drain(..consumed);
                     }
-                    Received::Skip { consumed } => drop(unread.drain(..consumed)),
+                    Received::Skip => {}
                     other => panic!("{other:?}"),
                 }
+                unread.drain(..start);
             }
         }
         assert_eq!(answered, [2, 1, 6, 3, 8, 7]);

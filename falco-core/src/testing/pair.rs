@@ -123,10 +123,9 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
                     return Ok(None);
                 }
                 Received::Wait(_) => return Ok(None),
-                Received::Skip { consumed } => self.inbox.consume(consumed),
-                Received::Event { consumed, event } => {
+                Received::Skip => {}
+                Received::Event(event) => {
                     let taken = take(&mut self.partials, event);
-                    self.inbox.consume(consumed);
                     return Ok(Some(taken));
                 }
             }
@@ -332,11 +331,11 @@ impl<A: ClientKeyRef, B: ServerKeyRef> Pair<'_, A, B> {
     fn hang_up(&mut self) -> bool {
         let now = self.now;
         if core::mem::take(&mut self.client.hang_up) {
-            let _ = self.server.machine.end_of_stream(now, self.server.inbox.unread());
+            let _ = self.server.machine.end_of_stream(now, &self.server.inbox.unread());
             return true;
         }
         if core::mem::take(&mut self.server.hang_up) {
-            let _ = self.client.machine.end_of_stream(now, self.client.inbox.unread());
+            let _ = self.client.machine.end_of_stream(now, &self.client.inbox.unread());
             return true;
         }
         false

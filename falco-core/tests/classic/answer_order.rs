@@ -2,6 +2,7 @@
 //! in flight.
 
 use crate::common::{Ends, asked, ends, ends_with, handle, ms, pending_output, server};
+use falco_core::testing::RecvBytes;
 use falco_core::{
     Instant, OutputTooSmall, Received, Refusal, ReplyError, SealError, ServerEvent, ServerWait, Settings, Status,
 };
@@ -122,7 +123,7 @@ fn a_request_is_answered_once() {
 fn the_accept_goes_before_the_first_answer() {
     let both = ends();
     let mut server = server(&handle(), &Settings::new(), 2);
-    assert!(server.recv(NOW, &mut both.hello.clone()).is_ok());
+    assert!(server.recv_bytes(NOW, &mut both.hello.clone()).is_ok());
     assert_eq!(server.status(), Status::Established);
     let mut both = Ends { server, ..both };
     let request = both.request(b"?");
@@ -172,24 +173,21 @@ fn a_server_at_its_in_flight_limit_reads_pings_and_no_requests() {
         let ids: Vec<_> = requests.iter().map(|request| both.receive_request(request).0).collect();
         let mut over = both.request(b"over");
         assert_eq!(
-            both.server.recv(NOW, &mut over),
-            Ok(Received::Wait(ServerWait::AnswerFirst))
+            both.server.recv_bytes(NOW, &mut over),
+            Ok((0, Received::Wait(ServerWait::AnswerFirst)))
         );
         assert_eq!(
-            both.server.recv(NOW, &mut over),
-            Ok(Received::Wait(ServerWait::AnswerFirst)),
+            both.server.recv_bytes(NOW, &mut over),
+            Ok((0, Received::Wait(ServerWait::AnswerFirst))),
             "it stays where it is"
         );
         assert_eq!(
-            both.server.recv(NOW, &mut over[..9]),
-            Ok(Received::Wait(ServerWait::AnswerFirst)),
+            both.server.recv_bytes(NOW, &mut over[..9]),
+            Ok((0, Received::Wait(ServerWait::AnswerFirst))),
             "its head is enough"
         );
-        let event = Received::Event {
-            consumed: 1,
-            event: ServerEvent::Ping,
-        };
-        assert_eq!(both.server.recv(NOW, &mut [2]), Ok(event));
+        let event = (1, Received::Event(ServerEvent::Ping));
+        assert_eq!(both.server.recv_bytes(NOW, &mut [2]), Ok(event));
         assert_eq!(both.server.in_flight(), ids.len());
         both.answer(ids[0], b"!");
         assert_eq!(both.receive_request(&over).1, b"over");

@@ -2,7 +2,7 @@
 //! end of the stream.
 
 use crate::common::{Ends, asked, assert_ended, client, ends, ms, pending_output, server};
-use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
+use falco_core::testing::{ClientLog, Pair, RecvBytes, ServerLog, classic_key};
 use falco_core::{
     ClientEvent, CloseReason, ConnectionError, Error, Instant, Received, Refusal, ReplyError, SealError, ServerWait,
     Settings, Status,
@@ -62,8 +62,8 @@ fn a_closing_server_sends_its_answers_and_reads_no_new_requests() {
     let mut more = both.request(b"more");
     for bytes in [&mut [][..], &mut [2], &mut more] {
         assert_eq!(
-            both.server.recv(NOW, bytes),
-            Ok(Received::Wait(ServerWait::AnswerFirst))
+            both.server.recv_bytes(NOW, bytes),
+            Ok((0, Received::Wait(ServerWait::AnswerFirst)))
         );
     }
     for (id, status) in [(ids[0], Status::Draining), (ids[1], Status::Ended)] {
@@ -91,8 +91,8 @@ fn a_refusal_ends_the_connection_after_the_answers_before_it() {
         for id in &ids[..sent] {
             assert_eq!(both.server.status(), Status::Draining);
             assert_eq!(
-                both.server.recv(NOW, &mut [2]),
-                Ok(Received::Wait(ServerWait::AnswerFirst)),
+                both.server.recv_bytes(NOW, &mut [2]),
+                Ok((0, Received::Wait(ServerWait::AnswerFirst))),
                 "nothing new is read"
             );
             let answer = both.answer(*id, b"!");
@@ -135,17 +135,17 @@ fn a_refused_request_ends_both_sides_each_with_its_own_error() {
 fn a_length_of_zero_is_skipped_or_refuses_a_request_in_flight_and_ends_the_connection() {
     let mut both = ends();
     for _ in 0..3 {
-        assert_eq!(both.client.recv(NOW, &mut [0; 20]), Ok(Received::Skip { consumed: 8 }));
+        assert_eq!(both.client.recv_bytes(NOW, &mut [0; 20]), Ok((8, Received::Skip)));
     }
-    assert_eq!(both.client.recv(NOW, &mut [0; 7]), Ok(Received::NeedMore { total: 8 }));
+    assert_eq!(
+        both.client.recv_bytes(NOW, &mut [0; 7]),
+        Ok((0, Received::NeedMore { total: 8 }))
+    );
     let first = both.request(b"1");
     both.request(b"2");
     let id = both.receive_request(&first).0.number();
-    match both.client.recv(NOW, &mut [0; 20]) {
-        Ok(Received::Event {
-            consumed: 8,
-            event: ClientEvent::Refused { id: refused, refusal },
-        }) => {
+    match both.client.recv_bytes(NOW, &mut [0; 20]) {
+        Ok((8, Received::Event(ClientEvent::Refused { id: refused, refusal }))) => {
             assert_eq!((refused.number(), refusal), (id, Refusal::Failed));
         }
         other => panic!("{other:?}"),
@@ -164,11 +164,11 @@ fn an_answer_without_a_request_ends_the_connection_at_its_head() {
     for length in 8..=unasked.len() {
         let mut both = ends();
         let mut unasked = unasked[..length].to_vec();
-        let end = both.client.recv(NOW, &mut unasked);
+        let end = both.client.recv_bytes(NOW, &mut unasked);
         assert_eq!(end, Err(ConnectionError::UnexpectedAnswer));
     }
     assert_eq!(
-        both.client.recv(NOW, &mut unasked.clone()),
+        both.client.recv_bytes(NOW, &mut unasked.clone()),
         Err(ConnectionError::UnexpectedAnswer)
     );
     assert_ended(&mut both.client, NOW, ConnectionError::UnexpectedAnswer);

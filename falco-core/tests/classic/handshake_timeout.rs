@@ -4,6 +4,7 @@
 use core::time::Duration;
 
 use crate::common::{assert_ended, client, ends_with, handle, ms, pending_output, server, span};
+use falco_core::testing::RecvBytes;
 use falco_core::{ClientEvent, ClientWait, ConnectionError, Instant, OutputTooSmall, Received, ServerEvent, Settings};
 
 const LIFETIME: u64 = 60_000;
@@ -16,23 +17,23 @@ fn nothing_moves_the_handshake_deadline_of_a_server() {
     let mut slow = server(&handle(), &Settings::new(), 1);
     for (length, at) in (0..hello.len()).zip((0..HANDSHAKE).step_by(31)) {
         let mut hello = hello[..length].to_vec();
-        let received = slow.recv(ms(at), &mut hello);
-        assert_eq!(received, Ok(Received::NeedMore { total: 157 }));
+        let received = slow.recv_bytes(ms(at), &mut hello);
+        assert_eq!(received, Ok((0, Received::NeedMore { total: 157 })));
         assert_eq!(slow.poll_timeout(), Some(ms(HANDSHAKE)));
     }
     assert_eq!(slow.handle_timeout(ms(HANDSHAKE - 1)), Ok(()));
     assert_eq!(
-        slow.recv(ms(HANDSHAKE), &mut hello.clone()),
+        slow.recv_bytes(ms(HANDSHAKE), &mut hello.clone()),
         Err(ConnectionError::HandshakeTimeout)
     );
     assert_ended(&mut slow, ms(HANDSHAKE), ConnectionError::HandshakeTimeout);
 
     let mut timely = server(&handle(), &Settings::new(), 1);
-    let established = Received::Event {
-        consumed: 157,
-        event: ServerEvent::Established,
-    };
-    assert_eq!(timely.recv(ms(HANDSHAKE - 1), &mut hello.clone()), Ok(established));
+    let established = (157, Received::Event(ServerEvent::Established));
+    assert_eq!(
+        timely.recv_bytes(ms(HANDSHAKE - 1), &mut hello.clone()),
+        Ok(established)
+    );
     assert_eq!(timely.poll_timeout(), Some(ms(HANDSHAKE - 1 + LIFETIME)));
 }
 
@@ -41,8 +42,8 @@ fn nothing_moves_the_handshake_deadline_of_a_client() {
     let mut slow = client(&handle(), &Settings::new(), 1);
     slow.ping().unwrap();
     assert_eq!(
-        slow.recv(ms(1), &mut [0xFF]),
-        Ok(Received::Wait(ClientWait::TransmitFirst))
+        slow.recv_bytes(ms(1), &mut [0xFF]),
+        Ok((0, Received::Wait(ClientWait::TransmitFirst)))
     );
     assert_eq!(
         pending_output(&mut slow, ms(4_000)).len(),
@@ -55,8 +56,8 @@ fn nothing_moves_the_handshake_deadline_of_a_client() {
         Ok(0)
     );
     assert_eq!(
-        slow.recv(ms(HANDSHAKE - 1), &mut []),
-        Ok(Received::NeedMore { total: 1 })
+        slow.recv_bytes(ms(HANDSHAKE - 1), &mut []),
+        Ok((0, Received::NeedMore { total: 1 }))
     );
     assert_eq!(slow.poll_timeout(), Some(ms(HANDSHAKE)));
     assert_eq!(
@@ -67,11 +68,8 @@ fn nothing_moves_the_handshake_deadline_of_a_client() {
 
     let mut timely = client(&handle(), &Settings::new(), 1);
     pending_output(&mut timely, ms(0));
-    let established = Received::Event {
-        consumed: 1,
-        event: ClientEvent::Established,
-    };
-    assert_eq!(timely.recv(ms(HANDSHAKE - 1), &mut [0xFF]), Ok(established));
+    let established = (1, Received::Event(ClientEvent::Established));
+    assert_eq!(timely.recv_bytes(ms(HANDSHAKE - 1), &mut [0xFF]), Ok(established));
     assert_eq!(timely.poll_timeout(), Some(ms(HANDSHAKE - 1 + LIFETIME)));
 
     // After the deadline no hello is sent.

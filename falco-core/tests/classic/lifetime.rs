@@ -1,7 +1,7 @@
 //! The lifetime, to the millisecond, on a virtual clock: what restarts it and what does not.
 
 use crate::common::{Ends, assert_ended, ends, handle, ms, pending_output, server, span};
-use falco_core::testing::{ClientLog, Pair, ServerLog, classic_key};
+use falco_core::testing::{ClientLog, Pair, RecvBytes, ServerLog, classic_key};
 use falco_core::{CloseReason, ConnectionError, Error, Received, SealError, ServerEvent, Settings, Status};
 
 const LIFETIME: u64 = 60_000;
@@ -15,8 +15,14 @@ fn a_connection_lives_at_59_999_ms_and_has_ended_at_60_000() {
     for now in [0, 1, 30_000, LIFETIME - 1] {
         assert_eq!(both.client.handle_timeout(ms(now)), Ok(()));
         assert_eq!(both.server.handle_timeout(ms(now)), Ok(()));
-        assert_eq!(both.client.recv(ms(now), &mut []), Ok(Received::NeedMore { total: 8 }));
-        assert_eq!(both.server.recv(ms(now), &mut []), Ok(Received::NeedMore { total: 1 }));
+        assert_eq!(
+            both.client.recv_bytes(ms(now), &mut []),
+            Ok((0, Received::NeedMore { total: 8 }))
+        );
+        assert_eq!(
+            both.server.recv_bytes(ms(now), &mut []),
+            Ok((0, Received::NeedMore { total: 1 }))
+        );
     }
     assert_eq!(
         (both.client.status(), both.server.status()),
@@ -34,7 +40,7 @@ fn every_call_at_or_after_the_deadline_finds_it_expired_and_sends_nothing() {
         // Nothing is received or sealed after the deadline.
         let mut both = ends();
         let mut late = both.request(b"late");
-        assert_eq!(both.server.recv(now, &mut late), Err(EXPIRED));
+        assert_eq!(both.server.recv_bytes(now, &mut late), Err(EXPIRED));
         assert_ended(&mut both.server, now, EXPIRED);
 
         let mut both = ends();
@@ -54,7 +60,7 @@ fn every_call_at_or_after_the_deadline_finds_it_expired_and_sends_nothing() {
         assert_ended(&mut both.client, now, EXPIRED);
 
         let mut owing = server(&handle(), &Settings::new(), 1);
-        assert!(owing.recv(ms(0), &mut ends().hello).is_ok());
+        assert!(owing.recv_bytes(ms(0), &mut ends().hello).is_ok());
         assert_eq!(owing.poll_transmit(now, &mut [0; 200]), Ok(0), "not even its accept");
         assert_ended(&mut owing, now, EXPIRED);
 
@@ -79,11 +85,8 @@ fn a_ping_or_a_message_restarts_the_lifetime() {
         );
         let mut ping = pending_output(&mut both.client, both.now);
         assert_eq!(both.client.poll_timeout(), again);
-        let event = Received::Event {
-            consumed: 1,
-            event: ServerEvent::Ping,
-        };
-        assert_eq!(both.server.recv(both.now, &mut ping), Ok(event));
+        let event = (1, Received::Event(ServerEvent::Ping));
+        assert_eq!(both.server.recv_bytes(both.now, &mut ping), Ok(event));
         assert_eq!(both.server.poll_timeout(), again);
 
         let mut both = ends();
@@ -118,14 +121,14 @@ fn a_frame_in_part_does_not_restart_the_lifetime() {
     for length in 0..request.len() {
         let mut both = ends();
         let mut part = request[..length].to_vec();
-        let received = both.server.recv(ms(LIFETIME - 1), &mut part);
-        assert!(matches!(received, Ok(Received::NeedMore { .. })), "{received:?}");
+        let received = both.server.recv_bytes(ms(LIFETIME - 1), &mut part);
+        assert!(matches!(received, Ok((_, Received::NeedMore { .. }))), "{received:?}");
         assert_eq!(
             both.server.poll_timeout(),
             Some(ms(LIFETIME)),
             "{length} bytes of a message"
         );
-        assert_eq!(both.server.recv(ms(LIFETIME), &mut request.clone()), Err(EXPIRED));
+        assert_eq!(both.server.recv_bytes(ms(LIFETIME), &mut request.clone()), Err(EXPIRED));
     }
     for length in 0..answer {
         let mut both = ends();
@@ -133,14 +136,14 @@ fn a_frame_in_part_does_not_restart_the_lifetime() {
         let (id, _) = both.receive_request(&request);
         let answer = both.answer(id, b"hello");
         let mut answer = answer[..length].to_vec();
-        let received = both.client.recv(ms(LIFETIME - 1), &mut answer);
-        assert!(matches!(received, Ok(Received::NeedMore { .. })), "{received:?}");
+        let received = both.client.recv_bytes(ms(LIFETIME - 1), &mut answer);
+        assert!(matches!(received, Ok((_, Received::NeedMore { .. }))), "{received:?}");
         assert_eq!(
             both.client.poll_timeout(),
             Some(ms(LIFETIME)),
             "{length} bytes of an answer"
         );
-        assert_eq!(both.client.recv(ms(LIFETIME), &mut answer.clone()), Err(EXPIRED));
+        assert_eq!(both.client.recv_bytes(ms(LIFETIME), &mut answer.clone()), Err(EXPIRED));
     }
 }
 
@@ -148,8 +151,8 @@ fn a_frame_in_part_does_not_restart_the_lifetime() {
 fn bytes_that_anybody_could_have_sent_do_not_keep_a_client_alive() {
     let mut both = ends();
     assert_eq!(
-        both.client.recv(ms(LIFETIME - 1), &mut [0; 8]),
-        Ok(Received::Skip { consumed: 8 })
+        both.client.recv_bytes(ms(LIFETIME - 1), &mut [0; 8]),
+        Ok((8, Received::Skip))
     );
     assert_eq!(both.client.poll_timeout(), Some(ms(LIFETIME)));
 }
@@ -206,11 +209,8 @@ fn a_handler_may_take_longer_than_a_lifetime_and_then_a_new_one_runs() {
     let (one, two) = (both.receive_request(first).0, both.receive_request(second).0);
     for now in [1, LIFETIME, 10 * LIFETIME] {
         assert_eq!(both.server.handle_timeout(ms(now)), Ok(()));
-        let event = Received::Event {
-            consumed: 1,
-            event: ServerEvent::Ping,
-        };
-        assert_eq!(both.server.recv(ms(now), &mut [2]), Ok(event));
+        let event = (1, Received::Event(ServerEvent::Ping));
+        assert_eq!(both.server.recv_bytes(ms(now), &mut [2]), Ok(event));
         assert_eq!(
             both.server.poll_timeout(),
             None,
@@ -259,7 +259,7 @@ fn early_late_and_repeated_calls_are_harmless_and_so_is_a_clock_that_goes_backwa
     // If the clock goes backwards, a ping counts from the latest time.
     client.ping().unwrap();
     let mut ping = pending_output(&mut client, ms(3));
-    assert!(server.recv(ms(3), &mut ping).is_ok());
+    assert!(server.recv_bytes(ms(3), &mut ping).is_ok());
     assert_eq!(
         (client.poll_timeout(), server.poll_timeout()),
         (Some(ms(110_000)), Some(ms(110_000)))

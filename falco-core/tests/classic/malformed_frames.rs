@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::common::verdict::{NOW, Verdict, check, frame_length, judge_length, settings};
 use crate::common::{ANSWER_HEAD, Ends, REQUEST_HEAD, assert_ended, ends_with, handle};
+use falco_core::testing::RecvBytes;
 use falco_core::{ConnectionError, Received, RecvBuf, Settings, Storage};
 
 #[test]
@@ -14,11 +15,11 @@ fn a_length_out_of_range_is_refused_with_its_numbers_before_its_text_arrives() {
     for length in wrong {
         let mut both = ends_with(&handle(), &handle(), &settings(), 1);
         let mut head = [&[1], length.to_be_bytes().as_slice()].concat();
-        assert_eq!(both.server.recv(NOW, &mut head), Err(frame_length(length)));
+        assert_eq!(both.server.recv_bytes(NOW, &mut head), Err(frame_length(length)));
         assert_ended(&mut both.server, NOW, frame_length(length));
         both.request(b"?");
         assert_eq!(
-            both.client.recv(NOW, &mut length.to_be_bytes()),
+            both.client.recv_bytes(NOW, &mut length.to_be_bytes()),
             Err(frame_length(length))
         );
         assert_ended(&mut both.client, NOW, frame_length(length));
@@ -26,7 +27,7 @@ fn a_length_out_of_range_is_refused_with_its_numbers_before_its_text_arrives() {
     // Zero is no message. To a client it has a meaning of its own.
     let mut both = ends_with(&handle(), &handle(), &settings(), 1);
     assert_eq!(
-        both.server.recv(NOW, &mut [1, 0, 0, 0, 0, 0, 0, 0, 0]),
+        both.server.recv_bytes(NOW, &mut [1, 0, 0, 0, 0, 0, 0, 0, 0]),
         Err(frame_length(0))
     );
     for right in [28_u64, 29, 1_028] {
@@ -34,16 +35,22 @@ fn a_length_out_of_range_is_refused_with_its_numbers_before_its_text_arrives() {
         let total = usize::try_from(right).unwrap();
         let mut head = [&[1], right.to_be_bytes().as_slice()].concat();
         assert_eq!(
-            both.server.recv(NOW, &mut head),
-            Ok(Received::NeedMore {
-                total: REQUEST_HEAD + total
-            })
+            both.server.recv_bytes(NOW, &mut head),
+            Ok((
+                0,
+                Received::NeedMore {
+                    total: REQUEST_HEAD + total
+                }
+            ))
         );
         both.request(b"?");
-        let needed = Ok(Received::NeedMore {
-            total: ANSWER_HEAD + total,
-        });
-        assert_eq!(both.client.recv(NOW, &mut right.to_be_bytes()), needed);
+        let needed = Ok((
+            0,
+            Received::NeedMore {
+                total: ANSWER_HEAD + total,
+            },
+        ));
+        assert_eq!(both.client.recv_bytes(NOW, &mut right.to_be_bytes()), needed);
     }
     // No length overflows, whatever the settings allow.
     let largest = Settings::new().with_max_message(u32::MAX);
@@ -55,7 +62,7 @@ fn a_length_out_of_range_is_refused_with_its_numbers_before_its_text_arrives() {
             min: 28,
             max: (1 << 32) + 27,
         };
-        assert_eq!(both.server.recv(NOW, &mut head), Err(refused));
+        assert_eq!(both.server.recv_bytes(NOW, &mut head), Err(refused));
     }
 }
 

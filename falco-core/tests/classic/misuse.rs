@@ -4,6 +4,7 @@
 use core::time::Duration;
 
 use crate::common::{Ends, client, ends, ends_with, handle, ms, pending_output};
+use falco_core::testing::RecvBytes;
 use falco_core::testing::classic_answer_size as answer_size;
 use falco_core::{
     BufferSizes, ClientWait, ConnectionError, Error, Instant, Misuse, OutputTooSmall, Received, Refusal, ReplyError,
@@ -131,11 +132,8 @@ fn output_that_is_too_small_is_refused_with_the_size_that_is_exactly_enough() {
             .seal(NOW, [(&mut message, [7; 3].as_slice())], &mut out[1..]),
         Ok(40)
     );
-    let event = Received::Event {
-        consumed: 1,
-        event: ServerEvent::Ping,
-    };
-    assert_eq!(both.server.recv(NOW, &mut out[..1]), Ok(event));
+    let event = (1, Received::Event(ServerEvent::Ping));
+    assert_eq!(both.server.recv_bytes(NOW, &mut out[..1]), Ok(event));
     let (id, _) = both.receive_request(&out[1..]);
     let mut answer = both.server.answer(id, 3).unwrap();
     assert_eq!(both.server.seal_size(3), 39);
@@ -207,12 +205,15 @@ fn a_client_reads_nothing_before_its_hello_is_sent() {
     let mut fresh = client(&handle(), &Settings::new(), 1);
     assert_eq!(fresh.status(), Status::Handshaking);
     for bytes in [[].as_mut_slice(), &mut [0xFF], &mut [0, 1, 2]] {
-        assert_eq!(fresh.recv(NOW, bytes), Ok(Received::Wait(ClientWait::TransmitFirst)));
+        assert_eq!(
+            fresh.recv_bytes(NOW, bytes),
+            Ok((0, Received::Wait(ClientWait::TransmitFirst)))
+        );
     }
     assert_eq!(pending_output(&mut fresh, NOW).len(), 157);
     assert_eq!(fresh.status(), Status::Handshaking);
     assert_eq!(
-        fresh.recv(NOW, &mut [0x00]),
+        fresh.recv_bytes(NOW, &mut [0x00]),
         Err(ConnectionError::Refused),
         "as the Python server says no"
     );

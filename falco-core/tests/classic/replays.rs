@@ -4,6 +4,7 @@
 use crate::common::{
     ANSWER_HEAD, Ends, Handle, REQUEST_HEAD, Script, assert_ended, ends_with, handle, handle_with, ms, server,
 };
+use falco_core::testing::RecvBytes;
 use falco_core::{
     ClientConnection, ConnectionError, Instant, Received, RustCrypto, ServerConnection, ServerEvent, Settings,
 };
@@ -51,12 +52,12 @@ fn as_message(sealed: &[u8]) -> Vec<u8> {
 }
 
 fn assert_server_refuses(server: &mut ServerConnection<Handle>, mut bytes: Vec<u8>) {
-    assert_eq!(server.recv(NOW, &mut bytes), Err(REPLAYED));
+    assert_eq!(server.recv_bytes(NOW, &mut bytes), Err(REPLAYED));
     assert_ended(server, NOW, REPLAYED);
 }
 
 fn assert_client_refuses(client: &mut ClientConnection<Handle>, mut bytes: Vec<u8>) {
-    assert_eq!(client.recv(NOW, &mut bytes), Err(REPLAYED));
+    assert_eq!(client.recv_bytes(NOW, &mut bytes), Err(REPLAYED));
     assert_ended(client, NOW, REPLAYED);
 }
 
@@ -149,7 +150,7 @@ fn a_side_knows_its_own_texts_when_nonces_wrap_around() {
     let Ends { server, now, .. } = ends_with::<RustCrypto>(&ours, &theirs, &Settings::new(), 1);
     let mut client = ClientConnection::new(ours, &Settings::new(), now, &mut entropy).unwrap();
     crate::common::pending_output(&mut client, now);
-    assert!(client.recv(now, &mut [0xFF]).is_ok());
+    assert!(client.recv_bytes(now, &mut [0xFF]).is_ok());
     let mut both = Ends {
         client,
         server,
@@ -171,10 +172,10 @@ fn nonces_next_to_those_of_this_side_are_accepted() {
         let mut client = ClientConnection::new(handle_with(0), &settings, NOW, &mut entropy).unwrap();
         let mut server = ServerConnection::new(handle_with(0), &settings, NOW, &mut Script(near(nonce))).unwrap();
         let mut hello = crate::common::pending_output(&mut client, NOW);
-        assert!(server.recv(NOW, &mut hello).is_ok());
+        assert!(server.recv_bytes(NOW, &mut hello).is_ok());
         assert!(
             client
-                .recv(NOW, &mut crate::common::pending_output(&mut server, NOW))
+                .recv_bytes(NOW, &mut crate::common::pending_output(&mut server, NOW))
                 .is_ok()
         );
         let mut both: Ends = Ends {
@@ -204,7 +205,7 @@ fn a_text_that_is_not_authentic_takes_no_place_in_the_cache() {
     let Recorded { theirs, both, .. } = recorded(4);
     for forged in 0..50 {
         let mut hello = as_hello(&[forged; 156]);
-        let end = server(&theirs, &Settings::new(), 2).recv(NOW, &mut hello);
+        let end = server(&theirs, &Settings::new(), 2).recv_bytes(NOW, &mut hello);
         assert_eq!(end, Err(ConnectionError::Unauthenticated));
     }
     assert_server_refuses(&mut server(&theirs, &Settings::new(), 3), both.hello);
@@ -229,13 +230,10 @@ fn a_hello_is_forgotten_after_as_many_nonces_as_the_cache_has_places() {
             both.answer(id, b"!");
         }
         let mut second = server(&theirs, &Settings::new(), 2);
-        let established = Received::Event {
-            consumed: 157,
-            event: ServerEvent::Established,
-        };
+        let established = (157, Received::Event(ServerEvent::Established));
         let expected = if forgotten { Ok(established) } else { Err(REPLAYED) };
         assert_eq!(
-            second.recv(NOW, &mut both.hello.clone()),
+            second.recv_bytes(NOW, &mut both.hello.clone()),
             expected,
             "{slots} slots, {requests} requests"
         );

@@ -7,7 +7,7 @@
 
 use falco_core::{
     ClientEvent, ClientWait, Connection, ConnectionError, Instant, KeyRef, OutgoingAnswer, Received, RecvBuf, Refusal,
-    Role, ServerEvent, ServerWait, Storage,
+    Role, ServerEvent, ServerWait, Storage, Unread,
 };
 
 use super::{ClientEnd, Handle, ServerEnd, pending_output};
@@ -136,28 +136,22 @@ impl Caller for Asking {
 /// What `recv` returns.
 type Got<'u, R> = Received<<R as Role>::Event<'u>, <R as Role>::Wait>;
 
-/// Reacts to `received`. Returns how many unread bytes were consumed, or how many are needed.
+/// Reacts to `received`. Fails with how many unread bytes are needed, if that is known.
 fn act<K: Caller>(
     caller: &mut K,
     seen: &mut Seen,
     received: Result<Got<'_, K::Role>, ConnectionError>,
-) -> Result<usize, Option<usize>> {
-    let consumed = match received {
+) -> Result<(), Option<usize>> {
+    match received {
         Ok(Received::NeedMore { total }) => return Err(Some(total)),
-        Ok(Received::Wait(wait)) => {
-            caller.wait(wait, seen);
-            0
-        }
-        Ok(Received::Skip { consumed }) => consumed,
-        Ok(Received::Event { consumed, event }) => {
-            caller.event(event, seen);
-            consumed
-        }
+        Ok(Received::Wait(wait)) => caller.wait(wait, seen),
+        Ok(Received::Skip) => {}
+        Ok(Received::Event(event)) => caller.event(event, seen),
         Ok(other) => panic!("{other:?}"),
         Err(_) => return Err(None),
-    };
+    }
     seen.output.extend(pending_output(caller.machine(), NOW));
-    Ok(consumed)
+    Ok(())
 }
 
 fn finish<K: Caller>(caller: &mut K, mut seen: Seen) -> Seen {
@@ -168,16 +162,14 @@ fn finish<K: Caller>(caller: &mut K, mut seen: Seen) -> Seen {
 /// Passes the stream in one piece, without a buffer.
 pub(crate) fn at_once<K: Caller>(mut caller: K, stream: &[u8]) -> Seen {
     let (mut seen, mut stream) = (Seen::default(), stream.to_vec());
-    let mut unread = stream.as_mut_slice();
+    let mut start = 0;
     loop {
-        let received = caller.machine().recv(NOW, unread);
-        match act(&mut caller, &mut seen, received) {
-            Ok(consumed) => unread = &mut unread[consumed..],
-            Err(needed) => {
-                assert!(needed.is_none_or(|needed| needed > unread.len()));
-                let _ = caller.machine().end_of_stream(NOW, unread);
-                return finish(&mut caller, seen);
-            }
+        let received = caller.machine().recv(NOW, Unread::new(&mut stream, &mut start));
+        if let Err(needed) = act(&mut caller, &mut seen, received) {
+            let unread = &stream[start..];
+            assert!(needed.is_none_or(|needed| needed > unread.len()));
+            let _ = caller.machine().end_of_stream(NOW, unread);
+            return finish(&mut caller, seen);
         }
     }
 }
@@ -196,10 +188,7 @@ pub(crate) fn in_reads<K: Caller, S: Storage>(
     loop {
         let received = caller.machine().recv(NOW, inbox.unread());
         let needed = match act(&mut caller, &mut seen, received) {
-            Ok(consumed) => {
-                inbox.consume(consumed);
-                continue;
-            }
+            Ok(()) => continue,
             Err(None) => return finish(&mut caller, seen),
             Err(Some(needed)) => needed,
         };
@@ -209,7 +198,7 @@ pub(crate) fn in_reads<K: Caller, S: Storage>(
             inbox.len()
         );
         if at == stream.len() {
-            let _ = caller.machine().end_of_stream(NOW, inbox.unread());
+            let _ = caller.machine().end_of_stream(NOW, &inbox.unread());
             return finish(&mut caller, seen);
         }
         loop {

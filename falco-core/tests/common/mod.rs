@@ -12,7 +12,7 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use falco_core::crypto::Crypto;
-use falco_core::testing::{CountingRng, key, replay_cache};
+use falco_core::testing::{CountingRng, RecvBytes, key, replay_cache};
 use falco_core::{
     ClassicKey, ClientConnection, ClientEvent, Connection, ConnectionError, HeapReplayCache, Instant, KeyRef, Received,
     RequestId, Role, RustCrypto, ServerConnection, ServerEvent, Settings,
@@ -82,7 +82,7 @@ pub(crate) fn assert_ended<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>
         assert_eq!(machine.poll_timeout(), None);
         assert_eq!(machine.handle_timeout(now), Err(end));
         assert_eq!(machine.end_of_stream(now, &[]), Err(end));
-        assert!(matches!(machine.recv(now, &mut [0; 200]), Err(error) if error == end));
+        assert!(matches!(machine.recv_bytes(now, &mut [0; 200]), Err(error) if error == end));
         assert_eq!(
             machine.poll_transmit(now, &mut [0; falco_core::BufferSizes::TRANSMIT]),
             Ok(0),
@@ -111,17 +111,11 @@ pub(crate) fn ends_with<C: Crypto>(ours: &Handle<C>, theirs: &Handle<C>, setting
     let now = Instant::ZERO;
     let hello = pending_output(&mut client, now);
     let consumed = hello.len();
-    let established = Received::Event {
-        consumed,
-        event: ServerEvent::Established,
-    };
-    assert_eq!(server.recv(now, &mut hello.clone()), Ok(established));
+    let established = (consumed, Received::Event(ServerEvent::Established));
+    assert_eq!(server.recv_bytes(now, &mut hello.clone()), Ok(established));
     let mut accept = pending_output(&mut server, now);
-    let established = Received::Event {
-        consumed: 1,
-        event: ClientEvent::Established,
-    };
-    assert_eq!(client.recv(now, &mut accept), Ok(established));
+    let established = (1, Received::Event(ClientEvent::Established));
+    assert_eq!(client.recv_bytes(now, &mut accept), Ok(established));
     Ends {
         client,
         server,
@@ -144,11 +138,10 @@ impl<C: Crypto> Ends<C> {
     /// Passes a request to the server.
     pub(crate) fn receive_request(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
         let (mut bytes, length) = (bytes.to_vec(), bytes.len());
-        match self.server.recv(self.now, &mut bytes) {
-            Ok(Received::Event {
-                consumed,
-                event: ServerEvent::Request { id, body },
-            }) if consumed == length => (id, body.to_vec()),
+        match self.server.recv_bytes(self.now, &mut bytes) {
+            Ok((consumed, Received::Event(ServerEvent::Request { id, body }))) if consumed == length => {
+                (id, body.to_vec())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -166,11 +159,10 @@ impl<C: Crypto> Ends<C> {
     /// Passes an answer to the client.
     pub(crate) fn receive_answer(&mut self, bytes: &[u8]) -> (RequestId, Vec<u8>) {
         let (mut bytes, length) = (bytes.to_vec(), bytes.len());
-        match self.client.recv(self.now, &mut bytes) {
-            Ok(Received::Event {
-                consumed,
-                event: ClientEvent::Answer { id, body },
-            }) if consumed == length => (id, body.to_vec()),
+        match self.client.recv_bytes(self.now, &mut bytes) {
+            Ok((consumed, Received::Event(ClientEvent::Answer { id, body }))) if consumed == length => {
+                (id, body.to_vec())
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
+use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, RecvBytes, key, raw_frame};
 use falco_core::{
     BufferSizes, ClientConnection, Connection, ConnectionError, Instant, KeyRef, OutgoingAnswer, OutgoingRequest,
-    Received, RequestId, Role, ServerConnection, Settings, Status,
+    Received, RequestId, Role, ServerConnection, Settings, Status, Unread,
 };
 
 pub(crate) const MESSAGE: u8 = 1;
@@ -86,7 +86,10 @@ pub(crate) fn at_server_with(settings: &Settings, handshake: &RawHandshake<NoSec
     let mut machine = noise_server_end(settings, 1);
     let mut hello = handshake.hello();
     let consumed = hello.len();
-    assert_eq!(machine.recv(Instant::ZERO, &mut hello), Ok(Received::Skip { consumed }));
+    assert_eq!(
+        machine.recv_bytes(Instant::ZERO, &mut hello),
+        Ok((consumed, Received::Skip))
+    );
     let welcome = super::pending_output(&mut machine, Instant::ZERO);
     let raw = handshake.client(&welcome).expect("the welcome authenticates");
     let mut rig = Rig::new(machine, raw);
@@ -157,20 +160,25 @@ impl<R: for<'u> Role<Event<'u>: IntoNoiseEvent>, H: KeyRef<R>> Rig<R, H> {
     pub(crate) fn next(&mut self) -> Option<NoiseEvent> {
         loop {
             self.stuck = false;
-            let (consumed, reported) = match self.machine.recv(self.now, &mut self.unread) {
+            let mut consumed = 0;
+            let unread = self.unread.len();
+            let received = self
+                .machine
+                .recv(self.now, Unread::new(&mut self.unread, &mut consumed));
+            let reported = match received {
                 Ok(Received::NeedMore { total }) => {
-                    assert!(total > self.unread.len(), "{total} bytes are there");
+                    assert!(total > unread, "{total} bytes are there");
                     return None;
                 }
                 Ok(Received::Wait(_)) => {
                     self.stuck = true;
                     return None;
                 }
-                Ok(Received::Skip { consumed }) => (consumed, None),
-                Ok(Received::Event { consumed, event }) => {
+                Ok(Received::Skip) => None,
+                Ok(Received::Event(event)) => {
                     let (reported, id) = event.into_noise_event();
                     self.ids.extend(id.map(|id| (id.number(), id)));
-                    (consumed, Some(reported))
+                    Some(reported)
                 }
                 Ok(other) => panic!("{other:?}"),
                 Err(end) => {

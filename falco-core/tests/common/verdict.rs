@@ -1,6 +1,8 @@
 //! Expected results of arbitrary bytes, and a driver that checks them.
 
-use falco_core::{ClientWait, Connection, ConnectionError, Instant, KeyRef, Received, Role, ServerWait, Settings};
+use falco_core::{
+    ClientWait, Connection, ConnectionError, Instant, KeyRef, Received, Role, ServerWait, Settings, Unread,
+};
 
 use super::assert_ended;
 
@@ -63,15 +65,16 @@ pub(crate) fn judge_length(bytes: &[u8], at: usize) -> Result<usize, Verdict> {
 /// Passes bytes to a connection until it needs more or ends.
 fn verdict<R: Role<Wait: Into<Verdict>>, H: KeyRef<R>>(machine: &mut Connection<R, H>, junk: &[u8]) -> Verdict {
     let mut bytes = junk.to_vec();
-    let mut unread = bytes.as_mut_slice();
+    let (mut start, whole) = (0, bytes.len());
     loop {
-        match machine.recv(NOW, unread) {
+        let present = whole - start;
+        match machine.recv(NOW, Unread::new(&mut bytes, &mut start)) {
             Ok(Received::NeedMore { total }) => {
-                assert!(total > unread.len() && total <= 9 + 1_028, "{total} bytes wanted");
+                assert!(total > present && total <= 9 + 1_028, "{total} bytes wanted");
                 return Verdict::NeedMore(total);
             }
             Ok(Received::Wait(wait)) => return wait.into(),
-            Ok(Received::Skip { consumed } | Received::Event { consumed, .. }) => unread = &mut unread[consumed..],
+            Ok(Received::Skip | Received::Event(_)) => {}
             Ok(other) => panic!("{other:?}"),
             Err(end) => return Verdict::End(end),
         }

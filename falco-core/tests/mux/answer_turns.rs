@@ -4,7 +4,7 @@ use core::cell::Cell;
 use std::rc::Rc;
 
 use falco_core::mux::{ServerMux, ServerStep};
-use falco_core::testing::{CountingRng, classic_key};
+use falco_core::testing::{CountingRng, RecvBytes, classic_key};
 use falco_core::{ClientConnection, ClientEvent, Instant, Received, RequestId, ServerConnection, Settings};
 
 const NOW: Instant = Instant::ZERO;
@@ -31,18 +31,18 @@ fn answers_that_wait_for_an_earlier_one_cost_an_output_nothing() {
     let mut out = vec![0; 10_000];
     let hello = client.poll_transmit(NOW, &mut out).unwrap();
     assert!(matches!(
-        mux.recv(NOW, &mut out[..hello]),
-        Ok(ServerStep::Established { .. })
+        mux.recv_bytes(NOW, &mut out[..hello]),
+        Ok((_, ServerStep::Established))
     ));
     let accept = mux.seal(NOW, &mut out).unwrap();
     mux.flushed();
-    assert!(client.recv(NOW, &mut out[..accept]).is_ok());
+    assert!(client.recv_bytes(NOW, &mut out[..accept]).is_ok());
 
     let mut ids: Vec<RequestId> = Vec::new();
     for _ in 0..COUNT {
         let mut request = client.request(1).unwrap();
         let count = client.seal(NOW, [(&mut request, &b"?"[..])], &mut out).unwrap();
-        match mux.recv(NOW, &mut out[..count]).unwrap() {
+        match mux.recv_bytes(NOW, &mut out[..count]).unwrap().1 {
             ServerStep::Request { id, .. } => ids.push(id),
             step => panic!("{step:?}"),
         }
@@ -68,7 +68,7 @@ fn answers_that_wait_for_an_earlier_one_cost_an_output_nothing() {
     let most = 4 * ids.len();
     assert!(looks.get() <= most, "{} looks at {} answers", looks.get(), ids.len());
     for number in 1..=COUNT {
-        let Ok(Received::Event { consumed, event }) = client.recv(NOW, &mut unread) else {
+        let Ok((consumed, Received::Event(event))) = client.recv_bytes(NOW, &mut unread) else {
             panic!("answer {number} is missing");
         };
         assert!(matches!(event, ClientEvent::Answer { body, .. } if *body == number.to_be_bytes()));

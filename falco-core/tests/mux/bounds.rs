@@ -4,10 +4,10 @@
 use core::time::Duration;
 
 use falco_core::mux::{Call, ClientMux, ClientStep, MustClose, ServerMux, ServerStep, SharedBudget};
-use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server};
+use falco_core::testing::{CountingRng, RecvBytes, classic_key, noise_client, noise_server};
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Instant, LastStep, RequestId, ServerConnection,
-    ServerKeyRef, Settings,
+    ServerKeyRef, Settings, Unread,
 };
 
 const NOW: Instant = Instant::ZERO;
@@ -83,24 +83,17 @@ impl<C: ClientKeyRef, S: ServerKeyRef> Pair<C, S> {
         let (mut requests, mut out) = (Vec::new(), vec![0; 1 << 20]);
         let mut result = Ok(());
         for _ in 0..100 {
-            let consumed = match self.server.recv(NOW, &mut unread) {
-                Ok(ServerStep::Request { consumed, id, body }) => {
+            let mut consumed = 0;
+            match self.server.recv(NOW, Unread::new(&mut unread, &mut consumed)) {
+                Ok(ServerStep::Request { id, body }) => {
                     requests.push((id, body.bytes().len()));
-                    consumed
                 }
-                Ok(
-                    ServerStep::Skip { consumed }
-                    | ServerStep::Hello { consumed, .. }
-                    | ServerStep::Established { consumed }
-                    | ServerStep::Cancelled { consumed, .. }
-                    | ServerStep::Closing { consumed, .. },
-                ) => consumed,
-                Ok(_) => 0,
+                Ok(_) => {}
                 Err(end) => {
                     result = Err(end);
                     break;
                 }
-            };
+            }
             unread.drain(..consumed);
             let sealed = self.server.seal(NOW, &mut out).unwrap();
             self.to_client.extend_from_slice(&out[..sealed]);
@@ -114,18 +107,14 @@ impl<C: ClientKeyRef, S: ServerKeyRef> Pair<C, S> {
 
     fn receive(&mut self) {
         for _ in 0..100 {
-            let consumed = match self.client.recv(NOW, &mut self.to_client) {
-                Ok(ClientStep::Answer { consumed, body, .. }) => {
+            let mut consumed = 0;
+            match self.client.recv(NOW, Unread::new(&mut self.to_client, &mut consumed)) {
+                Ok(ClientStep::Answer { body, .. }) => {
                     self.answers.push(body.into_vec());
-                    consumed
                 }
-                Ok(
-                    ClientStep::Skip { consumed }
-                    | ClientStep::Established { consumed }
-                    | ClientStep::Pong { consumed, .. },
-                ) => consumed,
+                Ok(ClientStep::Skip | ClientStep::Established | ClientStep::Pong { .. }) => {}
                 _ => return,
-            };
+            }
             self.to_client.drain(..consumed);
         }
     }
@@ -220,14 +209,17 @@ fn a_revoked_connection_sends_no_answer_and_says_why() {
     // One whose handler ends later is dropped too.
     pair.server.answer(requests[2].0, vec![1; 10]).unwrap();
     pair.arrive(Vec::new()).1.unwrap();
-    let step = pair.client.recv(NOW, &mut pair.to_client);
+    let step = pair.client.recv_bytes(NOW, &mut pair.to_client);
     assert!(
         matches!(
             step,
-            Ok(ClientStep::Closing {
-                reason: CloseReason::KeyRetired,
-                ..
-            })
+            Ok((
+                _,
+                ClientStep::Closing {
+                    reason: CloseReason::KeyRetired,
+                    ..
+                }
+            ))
         ),
         "{step:?}"
     );
@@ -245,9 +237,9 @@ fn a_connection_that_may_not_stay_is_told_why() {
         let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
         pair.server.close_for(NOW, why);
         assert_eq!(pair.arrive(Vec::new()).1, Err(ConnectionError::Closed));
-        let step = pair.client.recv(NOW, &mut pair.to_client);
+        let step = pair.client.recv_bytes(NOW, &mut pair.to_client);
         assert!(
-            matches!(step, Ok(ClientStep::Closing { reason: own, .. }) if own == reason),
+            matches!(step, Ok((_, ClientStep::Closing { reason: own, .. })) if own == reason),
             "{step:?}"
         );
         let ending = pair.server.ending(pair.server.connection().end().unwrap(), NOW);
@@ -271,10 +263,10 @@ fn a_connection_that_is_closed_at_once_has_little_time_to_end() {
             pair.server.close(NOW, CloseReason::Done);
         }
         assert_eq!(pair.arrive(Vec::new()).1, Err(ConnectionError::Closed));
-        let step = pair.client.recv(NOW, &mut pair.to_client);
+        let step = pair.client.recv_bytes(NOW, &mut pair.to_client);
         let reason = CloseReason::Done;
         assert!(
-            matches!(step, Ok(ClientStep::Closing { reason: own, .. }) if own == reason),
+            matches!(step, Ok((_, ClientStep::Closing { reason: own, .. })) if own == reason),
             "{step:?}"
         );
         let mut ending = pair.server.ending(pair.server.connection().end().unwrap(), NOW);
@@ -386,8 +378,8 @@ fn a_sealed_answer_counts_until_the_stream_has_accepted_it() {
     assert!(is_counted(), "{}", budget.answers());
     assert!(!pair.server.may_handle() && !pair.server.may_read());
     let mut unread = second.clone();
-    let step = pair.server.recv(NOW, &mut unread);
-    assert!(matches!(step, Ok(ServerStep::TransmitFirst)), "{step:?}");
+    let step = pair.server.recv_bytes(NOW, &mut unread);
+    assert!(matches!(step, Ok((_, ServerStep::TransmitFirst))), "{step:?}");
     // The stream has accepted all of it.
     assert_eq!(pair.server.seal(NOW, &mut out), Ok(0));
     assert_eq!(budget.answers(), 0);

@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use falco_core::mux::{Call, ClientMux, ClientStep};
-use falco_core::testing::{CountingRng, noise_client, raw_frame};
+use falco_core::testing::{CountingRng, RecvBytes, noise_client, raw_frame};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, LastStep, Settings, Status};
 
 use crate::scene::{NOW, Scene};
@@ -52,8 +52,8 @@ fn what_has_not_begun_moves_on_whichever_side_closes() {
         assert_eq!(moved(&mut scene), None, "it is open");
         if by_server {
             let mut close = scene.server.seal(&raw_frame(CLOSE, 1, &[2]));
-            let step = scene.mux.recv(NOW, &mut close);
-            assert!(matches!(step, Ok(ClientStep::Closing { .. })), "{step:?}");
+            let step = scene.mux.recv_bytes(NOW, &mut close);
+            assert!(matches!(step, Ok((_, ClientStep::Closing { .. }))), "{step:?}");
         } else {
             scene.mux.close(NOW, CloseReason::Done);
         }
@@ -127,7 +127,7 @@ fn a_client_that_its_user_closes_sends_what_it_has_accepted_and_then_the_close()
     // The server ends the connection too.
     assert_eq!(scene.mux.closes_at(), Some(NOW + Settings::LINGER));
     let mut close = scene.server.seal(&raw_frame(CLOSE, 2, &[0]));
-    let _ = scene.mux.recv(NOW, &mut close);
+    let _ = scene.mux.recv_bytes(NOW, &mut close);
     assert_eq!(scene.mux.end(), Some(ConnectionError::Closed));
     assert_eq!(scene.mux.closes_at(), None);
 }
@@ -148,10 +148,10 @@ fn a_server_that_does_not_end_a_closed_connection_has_a_second_after_the_last_an
             assert_eq!(fate, Fate::MaybeProcessed);
         } else {
             let mut answer = scene.server.seal(&raw_frame(MESSAGE, 1, b""));
-            let step = scene.mux.recv(last, &mut answer);
-            assert!(matches!(step, Ok(ClientStep::Answer { .. })), "{step:?}");
+            let step = scene.mux.recv_bytes(last, &mut answer);
+            assert!(matches!(step, Ok((_, ClientStep::Answer { .. }))), "{step:?}");
         }
-        assert!(scene.mux.recv(last, &mut []).is_ok());
+        assert!(scene.mux.recv_bytes(last, &mut []).is_ok());
         let due = last + Settings::LINGER;
         assert_eq!(
             (scene.mux.poll_timeout(), scene.mux.closes_at()),
@@ -160,7 +160,7 @@ fn a_server_that_does_not_end_a_closed_connection_has_a_second_after_the_last_an
         assert_eq!(scene.mux.handle_timeout(last + Duration::from_millis(999)), Ok(()));
         let end = Err(ConnectionError::Closed);
         assert_eq!(scene.mux.handle_timeout(due), end);
-        assert_eq!(scene.mux.recv(due, &mut []).map(drop), end);
+        assert_eq!(scene.mux.recv_bytes(due, &mut []).map(drop), end);
         assert_eq!((scene.mux.poll_timeout(), scene.mux.is_open()), (None, false));
         // The second that it had has passed.
         let ending = scene.mux.ending(ConnectionError::Closed, due);
@@ -196,7 +196,7 @@ fn a_connection_that_is_given_up_has_ended_and_returns_its_requests() {
     assert_eq!(scene.mux.abandon(), ConnectionError::Closed);
     assert_eq!(scene.mux.end(), Some(ConnectionError::Closed));
     assert!(!scene.mux.is_open() && scene.mux.poll_timeout().is_none());
-    assert!(scene.mux.recv(NOW, &mut []).is_err());
+    assert!(scene.mux.recv_bytes(NOW, &mut []).is_err());
     assert_eq!(scene.mux.end_of_stream(NOW, &[]), ConnectionError::Closed);
     assert!(scene.sent().is_empty());
     assert!(scene.mux.poll_closing().is_none());
@@ -222,9 +222,9 @@ fn before_the_hello_is_sent_more_bytes_are_needed_than_there_are() {
     let mut mux = ClientMux::<_, Vec<u8>, ()>::new(machine, &Settings::new());
     for have in [0, 1, 100] {
         let mut unread = vec![1; have];
-        let step = mux.recv(NOW, &mut unread);
+        let step = mux.recv_bytes(NOW, &mut unread);
         assert!(
-            matches!(step, Ok(ClientStep::NeedMore { total }) if total == have + 1),
+            matches!(step, Ok((_, ClientStep::NeedMore { total })) if total == have + 1),
             "{step:?}"
         );
     }
@@ -257,8 +257,8 @@ fn a_client_that_closes_after_its_server_leaves_it_after_a_second() {
     scene.request(1, 10);
     assert_eq!(scene.begun(), [1]);
     let mut close = scene.server.seal(&raw_frame(CLOSE, 1, &[2]));
-    let step = scene.mux.recv(NOW, &mut close);
-    assert!(matches!(step, Ok(ClientStep::Closing { .. })), "{step:?}");
+    let step = scene.mux.recv_bytes(NOW, &mut close);
+    assert!(matches!(step, Ok((_, ClientStep::Closing { .. }))), "{step:?}");
     assert!(scene.mux.cancel(1).is_some());
     scene.mux.close_when_begun(CloseReason::Done);
     scene.sent();

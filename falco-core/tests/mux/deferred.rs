@@ -1,7 +1,7 @@
 //! Answers that are queued count, and while they are too many no request reaches a handler.
 
 use falco_core::mux::{Budget, ServerMux, ServerStep, SharedBudget};
-use falco_core::testing::{CountingRng, classic_key, raw_frame};
+use falco_core::testing::{CountingRng, RecvBytes, classic_key, raw_frame};
 use falco_core::{ClientConnection, Instant, Received, Refusal, RequestError, ServerConnection, Settings};
 
 use crate::served::{BEGIN, CANCEL, Keys, MESSAGE, PART, PING, PONG, REFUSE, Served, keys};
@@ -135,8 +135,8 @@ fn at_most_one_message_is_read_from_a_client_that_takes_no_answers() {
     // This one stays in the stream: it is not refused.
     assert_eq!(served.receive(&large(7)), []);
     assert!(matches!(
-        served.mux.recv(served.now, &mut []),
-        Ok(ServerStep::TransmitFirst)
+        served.mux.recv_bytes(served.now, &mut []),
+        Ok((_, ServerStep::TransmitFirst))
     ));
     assert_eq!(budget.left(), ALL - 120_003 - 6 * PER_REQUEST);
     served.drain();
@@ -211,14 +211,14 @@ fn on_the_classic_wire_requests_stay_in_the_stream() {
     let mut out = vec![0; 200_000];
     let hello = client.poll_transmit(now, &mut out).unwrap();
     assert!(matches!(
-        mux.recv(now, &mut out[..hello]),
-        Ok(ServerStep::Established { .. })
+        mux.recv_bytes(now, &mut out[..hello]),
+        Ok((_, ServerStep::Established))
     ));
     let accept = mux.seal(now, &mut out).unwrap();
     mux.flushed();
     assert!(matches!(
-        client.recv(now, &mut out[..accept]),
-        Ok(Received::Event { .. })
+        client.recv_bytes(now, &mut out[..accept]),
+        Ok((_, Received::Event(_)))
     ));
     let mut unread = Vec::new();
     for _ in 0..5 {
@@ -228,8 +228,9 @@ fn on_the_classic_wire_requests_stay_in_the_stream() {
     }
     let mut answered = 0;
     loop {
-        match mux.recv(now, &mut unread).unwrap() {
-            ServerStep::Request { consumed, id, .. } => {
+        let (consumed, step) = mux.recv_bytes(now, &mut unread).unwrap();
+        match step {
+            ServerStep::Request { id, .. } => {
                 assert!(consumed > 0, "none is deferred");
                 unread.drain(..consumed);
                 mux.answer(id, vec![7; 100_000]).unwrap();
@@ -241,9 +242,9 @@ fn on_the_classic_wire_requests_stay_in_the_stream() {
             }
             ServerStep::NeedMore { .. } => break,
             step @ (ServerStep::AnswerFirst
-            | ServerStep::Skip { .. }
+            | ServerStep::Skip
             | ServerStep::Hello { .. }
-            | ServerStep::Established { .. }
+            | ServerStep::Established
             | ServerStep::Cancelled { .. }
             | ServerStep::Closing { .. }
             | _) => panic!("{step:?}"),

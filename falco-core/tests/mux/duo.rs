@@ -5,8 +5,8 @@ use core::time::Duration;
 
 use falco_core::mux::{Call, ClientMux, ClientStep, OpenCall, ServerMux, ServerStep, SharedBudget};
 use falco_core::noise::{HeapTable, NoiseClient, NoiseServer};
-use falco_core::testing::{CountingRng, NoSecurity};
-use falco_core::{ClientConnection, Instant, Refusal, RequestId, ServerConnection, Settings};
+use falco_core::testing::{CountingRng, NoSecurity, RecvBytes};
+use falco_core::{ClientConnection, Instant, Refusal, RequestId, ServerConnection, Settings, Unread};
 
 type Clients = NoiseClient<HeapTable, NoSecurity>;
 type Servers = NoiseServer<
@@ -143,35 +143,29 @@ impl Duo {
         let mut events = Vec::new();
         while self.server.connection().end().is_none() {
             let number = |id: RequestId| u64::from(id.number());
-            let consumed = match self.server.recv(self.now, &mut self.to_server).unwrap() {
-                ServerStep::Request { consumed, id, body } => {
+            let mut consumed = 0;
+            let unread = Unread::new(&mut self.to_server, &mut consumed);
+            match self.server.recv(self.now, unread).unwrap() {
+                ServerStep::Request { id, body } => {
                     events.push(Event::Whole(number(id), body.into_vec()));
                     self.ids.insert(number(id), id);
-                    consumed
                 }
-                ServerStep::Opened { consumed, id, body } => {
+                ServerStep::Opened { id, body } => {
                     events.push(Event::Opened(number(id), body.into_vec()));
                     self.ids.insert(number(id), id);
-                    consumed
                 }
-                ServerStep::Part { consumed, id, body } => {
+                ServerStep::Part { id, body } => {
                     events.push(Event::Part(number(id), body.to_vec()));
-                    consumed
                 }
-                ServerStep::Ended { consumed, id } => {
+                ServerStep::Ended { id } => {
                     events.push(Event::Ended(number(id)));
-                    consumed
                 }
-                ServerStep::Cancelled { consumed, id } => {
+                ServerStep::Cancelled { id } => {
                     events.push(Event::Cancelled(number(id)));
-                    consumed
                 }
-                ServerStep::Skip { consumed }
-                | ServerStep::Hello { consumed, .. }
-                | ServerStep::Established { consumed }
-                | ServerStep::Closing { consumed, .. } => consumed,
+                ServerStep::Skip | ServerStep::Hello { .. } | ServerStep::Established | ServerStep::Closing { .. } => {}
                 _ => break,
-            };
+            }
             self.to_server.drain(..consumed);
         }
         events
@@ -181,10 +175,9 @@ impl Duo {
     pub(crate) fn hear(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while self.client.end().is_none() {
-            let Ok(step) = self.client.recv(self.now, &mut self.to_client) else {
+            let Ok((consumed, step)) = self.client.recv_bytes(self.now, &mut self.to_client) else {
                 break;
             };
-            let consumed = step.consumed();
             match step {
                 ClientStep::Answer { waiter, body, .. } => events.push(Event::Whole(waiter, body.into_vec())),
                 ClientStep::Opened { ticket, body, .. } => events.push(Event::Opened(ticket, body.to_vec())),

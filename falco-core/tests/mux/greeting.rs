@@ -1,7 +1,7 @@
 //! No request reaches a handler before the answer to the client's first PING is flushed.
 
 use falco_core::mux::{ServerMux, ServerStep};
-use falco_core::testing::{CountingRng, classic_key, raw_frame};
+use falco_core::testing::{CountingRng, RecvBytes, classic_key, raw_frame};
 use falco_core::{ClientConnection, ConnectionError, Instant, Received, ServerConnection, Settings};
 
 use crate::served::{MESSAGE, PONG, Served, keys};
@@ -17,8 +17,8 @@ fn no_request_reaches_a_handler_before_the_greeting_is_flushed() {
     for _ in 0..2 {
         assert_eq!(served.requests(), [], "the stream has not accepted it");
         assert!(matches!(
-            served.mux.recv(served.now, &mut []),
-            Ok(ServerStep::TransmitFirst)
+            served.mux.recv_bytes(served.now, &mut []),
+            Ok((_, ServerStep::TransmitFirst))
         ));
         assert!(!served.mux.may_handle() && !served.mux.may_read() && !served.mux.has_request());
         // A stream that has accepted the bytes may not have flushed them.
@@ -41,21 +41,21 @@ fn on_the_classic_wire_the_greeting_is_the_accept() {
     let mut client = ClientConnection::new(&theirs, &settings, now, &mut CountingRng::new(2)).unwrap();
     let mut out = vec![0; 1_000];
     let hello = client.poll_transmit(now, &mut out).unwrap();
-    let step = mux.recv(now, &mut out[..hello]);
-    assert!(matches!(step, Ok(ServerStep::Established { .. })));
+    let step = mux.recv_bytes(now, &mut out[..hello]);
+    assert!(matches!(step, Ok((_, ServerStep::Established))));
     let accept = mux.seal(now, &mut out).unwrap();
-    let step = client.recv(now, &mut out[..accept]);
-    assert!(matches!(step, Ok(Received::Event { .. })));
+    let step = client.recv_bytes(now, &mut out[..accept]);
+    assert!(matches!(step, Ok((_, Received::Event(_)))));
     let mut request = client.request(1).unwrap();
     let count = client.seal(now, [(&mut request, &b"?"[..])], &mut out).unwrap();
     assert!(matches!(
-        mux.recv(now, &mut out[..count]),
-        Ok(ServerStep::TransmitFirst)
+        mux.recv_bytes(now, &mut out[..count]),
+        Ok((_, ServerStep::TransmitFirst))
     ));
     mux.flushed();
     assert!(matches!(
-        mux.recv(now, &mut out[..count]),
-        Ok(ServerStep::Request { .. })
+        mux.recv_bytes(now, &mut out[..count]),
+        Ok((_, ServerStep::Request { .. }))
     ));
 }
 
@@ -66,7 +66,7 @@ fn an_end_is_reported_although_the_greeting_is_not_flushed() {
     let end = served.mux.end_of_stream(served.now, &[]);
     assert_eq!(end, Err(ConnectionError::Truncated));
     assert!(matches!(
-        served.mux.recv(served.now, &mut []),
+        served.mux.recv_bytes(served.now, &mut []),
         Err(ConnectionError::Truncated)
     ));
 }

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::time::Instant as Clock;
 
 use falco_core::mux::{Attempts, Call, ClientMux, ClientStep};
-use falco_core::testing::{CountingRng, RawHandshake, noise_client, raw_frame, raw_settings};
+use falco_core::testing::{CountingRng, RawHandshake, RecvBytes, noise_client, raw_frame, raw_settings};
 use falco_core::{ClientConnection, Fate, Refusal, RustCrypto, Settings};
 
 use crate::scene::{End, NOW, Scene};
@@ -175,12 +175,15 @@ fn a_request_that_fails_makes_room_for_the_next_at_once() {
     let mut raw = RawHandshake::new(RustCrypto, 7);
     raw.settings = raw_settings(u16::MAX, 1, 1_000, 60_000);
     let (mut welcome, mut server) = raw.server(&out[..hello]).unwrap();
-    mux.recv(NOW, &mut welcome).unwrap();
+    mux.recv_bytes(NOW, &mut welcome).unwrap();
     let mut failed = Vec::new();
     mux.seal(NOW, &mut out, |ticket, _| failed.push(ticket)).unwrap();
     let mut answer = server.seal(&raw_frame(1, 1, b""));
-    let answer = mux.recv(NOW, &mut answer);
-    assert!(matches!(answer, Ok(ClientStep::Answer { waiter: 1, .. })), "{answer:?}");
+    let answer = mux.recv_bytes(NOW, &mut answer);
+    assert!(
+        matches!(answer, Ok((_, ClientStep::Answer { waiter: 1, .. }))),
+        "{answer:?}"
+    );
     // If `seal` returned 0 here, client and server would wait for each other.
     let sealed = mux.seal(NOW, &mut out, |ticket, _| failed.push(ticket)).unwrap();
     assert_eq!(failed, [2, 3]);

@@ -1,7 +1,7 @@
 //! The step in which a server has received a hello.
 
 use falco_core::mux::{ServerMux, ServerStep};
-use falco_core::testing::{CountingRng, classic_key, noise_client, noise_server, raw_frame};
+use falco_core::testing::{CountingRng, RecvBytes, classic_key, noise_client, noise_server, raw_frame};
 use falco_core::{ClientConnection, Instant, ServerConnection, ServerKeyRef, Settings};
 
 use crate::served::{PING, Served, keys};
@@ -19,8 +19,8 @@ fn server<H: ServerKeyRef>(keys: H) -> ServerMux<H, Vec<u8>, ()> {
 /// The fingerprint of a hello, which a new connection receives.
 fn fingerprint(mut hello: Vec<u8>) -> u64 {
     let keys = noise_server(7);
-    match server(&keys).recv(NOW, &mut hello) {
-        Ok(ServerStep::Hello { consumed, fingerprint }) => {
+    match server(&keys).recv_bytes(NOW, &mut hello) {
+        Ok((consumed, ServerStep::Hello { fingerprint })) => {
             assert_eq!(consumed, HELLO_LENGTH);
             fingerprint
         }
@@ -50,11 +50,11 @@ fn a_part_of_a_hello_and_a_hello_that_does_not_decrypt_are_no_such_step() {
     let mut whole = hello(1);
     let mut part = whole[..HELLO_LENGTH - 1].to_vec();
     assert!(matches!(
-        server(&keys).recv(NOW, &mut part),
-        Ok(ServerStep::NeedMore { .. })
+        server(&keys).recv_bytes(NOW, &mut part),
+        Ok((_, ServerStep::NeedMore { .. }))
     ));
     whole[HELLO_LENGTH - 1] ^= 1;
-    assert!(server(&keys).recv(NOW, &mut whole).is_err());
+    assert!(server(&keys).recv_bytes(NOW, &mut whole).is_err());
 }
 
 #[test]
@@ -63,8 +63,8 @@ fn after_the_handshake_there_is_no_such_step() {
     let mut served = Served::new(&keys, &Settings::new(), ());
     let mut ping = served.raw.seal(&raw_frame(PING, 0, &[7; 8]).repeat(HELLO_LENGTH / 8));
     assert!(ping.len() > HELLO_LENGTH);
-    let step = served.mux.recv(NOW, &mut ping);
-    assert!(matches!(step, Ok(ServerStep::Skip { .. })), "{step:?}");
+    let step = served.mux.recv_bytes(NOW, &mut ping);
+    assert!(matches!(step, Ok((_, ServerStep::Skip))), "{step:?}");
 }
 
 #[test]
@@ -72,6 +72,6 @@ fn on_the_classic_wire_a_hello_establishes() {
     let (own, theirs, mut out) = (classic_key(7), classic_key(7), [0; 200]);
     let mut client = ClientConnection::new(&theirs, &Settings::new(), NOW, &mut CountingRng::new(2)).unwrap();
     let count = client.poll_transmit(NOW, &mut out).unwrap();
-    let step = server(&own).recv(NOW, &mut out[..count]);
-    assert!(matches!(step, Ok(ServerStep::Established { .. })), "{step:?}");
+    let step = server(&own).recv_bytes(NOW, &mut out[..count]);
+    assert!(matches!(step, Ok((_, ServerStep::Established))), "{step:?}");
 }

@@ -1,7 +1,7 @@
 //! Pings that callers wait for: when they complete, and their outcome when the connection ends.
 
 use falco_core::mux::{Attempts, Call, ClientMux, ClientStep, Unfinished};
-use falco_core::testing::{CountingRng, classic_key, noise_client, raw_frame};
+use falco_core::testing::{CountingRng, RecvBytes, classic_key, noise_client, raw_frame};
 use falco_core::{ClientConnection, CloseReason, Fate, Settings};
 
 use crate::scene::{NOW, Scene};
@@ -58,8 +58,8 @@ fn a_pong_completes_the_pings_before_it() {
     assert!(scene.mux.flushed().is_empty(), "the server has not answered");
     assert!(scene.mux.ping(Call::new(0, (), 3)).is_ok());
     let mut pong = scene.server.seal(&raw_frame(PONG, 0, &frames[7..]));
-    match scene.mux.recv(NOW, &mut pong) {
-        Ok(ClientStep::Pong { waiters, .. }) => assert_eq!(waiters, [1, 2]),
+    match scene.mux.recv_bytes(NOW, &mut pong) {
+        Ok((_, ClientStep::Pong { waiters })) => assert_eq!(waiters, [1, 2]),
         step => panic!("{step:?}"),
     }
     let given_up = scene.mux.take_pings(|waiter| *waiter == 3);
@@ -77,10 +77,10 @@ fn on_a_wire_without_a_pong_a_ping_completes_when_it_is_written() {
     let mut out = [0; 200];
     let hello = mux.seal(NOW, &mut out, |(), error| panic!("{error}")).unwrap();
     assert!(mux.flushed().is_empty(), "it is not sealed before the handshake");
-    server.recv(NOW, &mut out[..hello]).unwrap();
+    server.recv_bytes(NOW, &mut out[..hello]).unwrap();
     let accept = server.poll_transmit(NOW, &mut out).unwrap();
-    let step = mux.recv(NOW, &mut out[..accept]);
-    assert!(matches!(step, Ok(ClientStep::Established { .. })), "{step:?}");
+    let step = mux.recv_bytes(NOW, &mut out[..accept]);
+    assert!(matches!(step, Ok((_, ClientStep::Established))), "{step:?}");
     assert_eq!(mux.seal(NOW, &mut out, |(), error| panic!("{error}")), Ok(1));
     assert_eq!(mux.flushed(), [1]);
     assert!(mux.flushed().is_empty());

@@ -15,56 +15,39 @@ type Step<'u> = ClientStep<'u, Vec<u8>, u64>;
 fn no_step_shows_a_byte_of_a_body() {
     let body: Vec<u8> = (131..=180).collect();
     let id = opened().id(1);
-    let (ticket, consumed) = (7, 60);
+    let ticket = 7;
     let client: [Step<'_>; 5] = [
         ClientStep::Answer {
-            consumed,
             waiter: 1,
             body: Body::Lent(&body),
         },
         ClientStep::Answer {
-            consumed,
             waiter: 1,
             body: Body::Whole(body.clone()),
         },
         ClientStep::Refused {
-            consumed,
             call: Call::new(ticket, body.clone(), 1),
             refusal: Refusal::Busy,
             retry: true,
         },
-        ClientStep::Opened {
-            consumed,
-            ticket,
-            body: &body,
-        },
-        ClientStep::Part {
-            consumed,
-            ticket,
-            body: &body,
-        },
+        ClientStep::Opened { ticket, body: &body },
+        ClientStep::Part { ticket, body: &body },
     ];
     let server = [
         ServerStep::Request {
-            consumed,
             id,
             body: Body::Lent(&body),
         },
         ServerStep::Opened {
-            consumed,
             id,
             body: Body::Whole(body.clone()),
         },
-        ServerStep::Part {
-            consumed,
-            id,
-            body: &body,
-        },
+        ServerStep::Part { id, body: &body },
     ];
     let steps = client.iter().map(|step| printed(step));
     for text in steps.chain(server.iter().map(|step| printed(step))) {
         assert!(!shows(&text, &body), "{text}");
-        assert!(text.contains("consumed:60"), "{text}");
+        assert!(text.contains('{'), "fields are shown: {text}");
     }
     assert!(shows(&printed(&body), &body), "it would be found");
 }

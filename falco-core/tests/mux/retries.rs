@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use falco_core::mux::{Attempts, Backoff, Call, ClientStep, Unfinished};
-use falco_core::testing::{noise_client, raw_frame};
+use falco_core::testing::{RecvBytes, noise_client, raw_frame};
 use falco_core::{CloseReason, Fate, Refusal};
 
 use crate::scene::{End, NOW, Scene};
@@ -159,8 +159,8 @@ fn a_request_of_which_the_server_wants_no_more_was_not_sent_as_a_whole() {
     assert!(scene.mux.has_unsent());
     // The server closes and has opened none of it.
     let mut close = scene.server.seal(&raw_frame(8, 0, &[2]));
-    let step = scene.mux.recv(NOW, &mut close);
-    assert!(matches!(step, Ok(ClientStep::Closing { .. })), "{step:?}");
+    let step = scene.mux.recv_bytes(NOW, &mut close);
+    assert!(matches!(step, Ok((_, ClientStep::Closing { .. }))), "{step:?}");
     // The rest is dropped. Then the connection breaks before the refusal is read.
     while scene.mux.seal(NOW, &mut out, |_, error| panic!("{error}")).unwrap() > 0 {}
     assert!(!scene.mux.has_unsent());

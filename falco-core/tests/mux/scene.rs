@@ -2,7 +2,7 @@
 
 use falco_core::mux::{Call, ClientMux, ClientStep};
 use falco_core::noise::{HeapTable, NoiseClient};
-use falco_core::testing::{CountingRng, RawHandshake, RawPeer, raw_settings};
+use falco_core::testing::{CountingRng, RawHandshake, RawPeer, RecvBytes, raw_settings};
 use falco_core::{ClientConnection, Instant, Refusal, RustCrypto, Settings};
 
 pub(crate) const NOW: Instant = Instant::ZERO;
@@ -31,8 +31,8 @@ impl<'k> Scene<'k> {
         let mut raw = RawHandshake::new(RustCrypto, 7);
         raw.settings = raw_settings(u16::MAX, 100, 1_000, 60_000);
         let (mut welcome, server) = raw.server(&out[..hello]).unwrap();
-        let step = mux.recv(NOW, &mut welcome);
-        assert!(matches!(step, Ok(ClientStep::Established { consumed: 64 })));
+        let step = mux.recv_bytes(NOW, &mut welcome);
+        assert!(matches!(step, Ok((64, ClientStep::Established))));
         Self { mux, server }
     }
 
@@ -79,25 +79,18 @@ impl<'k> Scene<'k> {
         let mut unread = self.server.seal(frames);
         let mut ends = Vec::new();
         loop {
-            let step = self.mux.recv(NOW, &mut unread).unwrap();
-            let consumed = match step {
+            let (consumed, step) = self.mux.recv_bytes(NOW, &mut unread).unwrap();
+            match step {
                 ClientStep::NeedMore { .. } => return ends,
-                ClientStep::Refused {
-                    consumed,
-                    call,
-                    refusal,
-                    retry,
-                } => {
+                ClientStep::Refused { call, refusal, retry } => {
                     ends.push(End::Refused(call, refusal, retry));
-                    consumed
                 }
-                ClientStep::Answer { consumed, waiter, .. } => {
+                ClientStep::Answer { waiter, .. } => {
                     ends.push(End::Answered(waiter));
-                    consumed
                 }
-                ClientStep::Skip { consumed } | ClientStep::Pong { consumed, .. } => consumed,
+                ClientStep::Skip | ClientStep::Pong { .. } => {}
                 step => panic!("{step:?}"),
-            };
+            }
             unread.drain(..consumed);
         }
     }

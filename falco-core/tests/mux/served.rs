@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use falco_core::mux::{Budget, ServerMux, ServerStep};
 use falco_core::noise::{HeapTable, KeyRing, NoiseSecret, NoiseServer};
-use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
-use falco_core::{Instant, RequestId, ServerConnection, Settings};
+use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, RecvBytes, key, raw_frame};
+use falco_core::{Instant, RequestId, ServerConnection, Settings, Unread};
 
 pub(crate) const MESSAGE: u8 = 1;
 pub(crate) const BEGIN: u8 = 2;
@@ -51,12 +51,18 @@ impl<'k, G: Budget> Served<'k, G> {
         let mut mux = ServerMux::new(machine, budget, settings);
         let handshake = RawHandshake::new(NoSecurity, 7);
         let mut hello = handshake.hello();
-        assert!(matches!(mux.recv(now, &mut hello), Ok(ServerStep::Hello { .. })));
+        assert!(matches!(
+            mux.recv_bytes(now, &mut hello),
+            Ok((_, ServerStep::Hello { .. }))
+        ));
         let mut out = [0; 100];
         let welcome = mux.seal(now, &mut out).unwrap();
         let mut raw = handshake.client(&out[..welcome]).unwrap();
         let mut first = raw.seal(&raw_frame(PING, 0, &[1; 8]));
-        assert!(matches!(mux.recv(now, &mut first), Ok(ServerStep::Established { .. })));
+        assert!(matches!(
+            mux.recv_bytes(now, &mut first),
+            Ok((_, ServerStep::Established))
+        ));
         Self {
             mux,
             raw,
@@ -78,21 +84,22 @@ impl<'k, G: Budget> Served<'k, G> {
     pub(crate) fn requests(&mut self) -> Vec<u32> {
         let mut requests = Vec::new();
         loop {
-            let consumed = match self.mux.recv(self.now, &mut self.unread).unwrap() {
-                ServerStep::Request { consumed, id, .. } => {
+            let mut consumed = 0;
+            let unread = Unread::new(&mut self.unread, &mut consumed);
+            match self.mux.recv(self.now, unread).unwrap() {
+                ServerStep::Request { id, .. } => {
                     requests.push(id.number());
                     self.ids.insert(id.number(), id);
-                    consumed
                 }
-                ServerStep::Skip { consumed } | ServerStep::Cancelled { consumed, .. } => consumed,
+                ServerStep::Skip | ServerStep::Cancelled { .. } => {}
                 ServerStep::NeedMore { .. }
                 | ServerStep::TransmitFirst
                 | ServerStep::AnswerFirst
                 | ServerStep::Hello { .. }
-                | ServerStep::Established { .. }
+                | ServerStep::Established
                 | ServerStep::Closing { .. }
                 | _ => return requests,
-            };
+            }
             self.unread.drain(..consumed);
         }
     }

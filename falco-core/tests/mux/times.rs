@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use falco_core::mux::{Call, ClientMux, ClientStep, ServerMux, ServerStep};
-use falco_core::testing::{CountingRng, noise_client, noise_server, raw_frame};
+use falco_core::testing::{CountingRng, RecvBytes, noise_client, noise_server, raw_frame};
 use falco_core::{
     ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Ending, Instant, LastStep, ServerConnection,
     ServerKeyRef, Settings,
@@ -46,19 +46,13 @@ fn talk<C: ClientKeyRef, S: ServerKeyRef>(
     let mut out = [0; 1_000];
     let sealed = client.seal(now, &mut out, |(), error| panic!("{error}")).unwrap();
     to_server.extend_from_slice(&out[..sealed]);
-    if let Ok(
-        ServerStep::Skip { consumed } | ServerStep::Hello { consumed, .. } | ServerStep::Established { consumed },
-    ) = server.recv(now, to_server)
-    {
+    if let Ok((consumed, _)) = server.recv_bytes(now, to_server) {
         to_server.drain(..consumed);
     }
     let sealed = server.seal(now, &mut out).unwrap();
     to_client.extend_from_slice(&out[..sealed]);
     server.flushed();
-    if let Ok(
-        ClientStep::Skip { consumed } | ClientStep::Established { consumed } | ClientStep::Pong { consumed, .. },
-    ) = client.recv(now, to_client)
-    {
+    if let Ok((consumed, _)) = client.recv_bytes(now, to_client) {
         to_client.drain(..consumed);
     }
 }
@@ -132,7 +126,7 @@ fn a_late_poll_moves_a_deadline_so_that_what_has_arrived_is_read_first() {
     let mut out = [0; 100];
     let sealed = client.seal(ms(8_000), &mut out, |(), error| panic!("{error}")).unwrap();
     assert_eq!(server.handle_timeout(now), Ok(()));
-    assert!(server.recv(now, &mut out[..sealed]).is_ok());
+    assert!(server.recv_bytes(now, &mut out[..sealed]).is_ok());
     assert_eq!(server.poll_timeout(), Some(now + LIFETIME));
     // If nothing has arrived, it ends a moment later.
     let (_, mut server) = pair((&keys.0, &keys.1));
@@ -160,8 +154,8 @@ fn a_late_poll_that_begins_with_recv_reads_the_bytes_at_hand() {
         let (mut client, mut server) = pair((&keys.0, &keys.1));
         let mut ping = ping_at(&mut client, ms(8_000));
         let now = ms(9_000 + late);
-        let step = server.recv(now, &mut ping);
-        assert!(matches!(step, Ok(ServerStep::Skip { .. })), "{late}: {step:?}");
+        let step = server.recv_bytes(now, &mut ping);
+        assert!(matches!(step, Ok((_, ServerStep::Skip))), "{late}: {step:?}");
         assert_eq!(server.poll_timeout(), Some(now + LIFETIME), "{late}");
         assert_eq!(server.handle_timeout(now), Ok(()), "{late}");
         // The PONG, for which the client waits for a third of its lifetime.
@@ -169,8 +163,8 @@ fn a_late_poll_that_begins_with_recv_reads_the_bytes_at_hand() {
         let sealed = server.seal(now, &mut out).unwrap();
         let now = ms(11_000 + late);
         assert_eq!(client.poll_timeout(), Some(ms(3_000)), "a keep-alive");
-        let step = client.recv(now, &mut out[..sealed]);
-        assert!(matches!(step, Ok(ClientStep::Pong { .. })), "{late}: {step:?}");
+        let step = client.recv_bytes(now, &mut out[..sealed]);
+        assert!(matches!(step, Ok((_, ClientStep::Pong { .. }))), "{late}: {step:?}");
         assert_eq!(client.handle_timeout(now), Ok(()), "{late}");
     }
 }
@@ -184,19 +178,22 @@ fn a_late_poll_that_begins_with_recv_reads_what_is_still_in_the_stream() {
         let mut ping = ping_at(&mut client, ms(8_000));
         // In the order of falco-tokio: what is at hand, what is to be written, then the stream.
         let now = ms(9_000 + late);
-        assert!(matches!(server.recv(now, &mut []), Ok(ServerStep::NeedMore { .. })));
+        assert!(matches!(
+            server.recv_bytes(now, &mut []),
+            Ok((_, ServerStep::NeedMore { .. }))
+        ));
         server.set_reading(now, false);
         server.set_reading(now, true);
         assert_eq!(server.seal(now + Duration::from_millis(1), &mut out), Ok(0), "{late}");
         // Reading takes a while.
         let now = now + Duration::from_millis(300);
-        let step = server.recv(now, &mut ping);
-        assert!(matches!(step, Ok(ServerStep::Skip { .. })), "{late}: {step:?}");
+        let step = server.recv_bytes(now, &mut ping);
+        assert!(matches!(step, Ok((_, ServerStep::Skip))), "{late}: {step:?}");
         assert_eq!(server.poll_timeout(), Some(now + LIFETIME), "{late}");
         // The end of the stream is the more precise reason than the lifetime.
         let (mut client, mut server) = pair((&keys.0, &keys.1));
         let now = ms(9_000 + late);
-        assert!(client.recv(now, &mut []).is_ok() && server.recv(now, &mut []).is_ok());
+        assert!(client.recv_bytes(now, &mut []).is_ok() && server.recv_bytes(now, &mut []).is_ok());
         let truncated = Err(ConnectionError::Truncated);
         assert_eq!(Err(client.end_of_stream(now, &[])), truncated, "{late}");
         assert_eq!(server.end_of_stream(now, &[]), truncated, "{late}");
@@ -210,7 +207,7 @@ fn a_deadline_counts_at_once_when_all_is_read() {
     for late in LATE {
         let (mut client, mut server) = pair((&keys.0, &keys.1));
         let now = ms(9_000 + late);
-        assert!(server.recv(now, &mut []).is_ok());
+        assert!(server.recv_bytes(now, &mut []).is_ok());
         assert_eq!(server.seal(now, &mut out), Ok(0));
         assert!(server.poll_timeout().is_some_and(|due| due <= now), "{late}");
         assert_eq!(server.handle_timeout(now), Err(ConnectionError::Expired), "{late}");
@@ -218,7 +215,7 @@ fn a_deadline_counts_at_once_when_all_is_read() {
         client.handle_timeout(ms(3_000)).unwrap();
         assert!(client.seal(ms(3_000), &mut out, |(), error| panic!("{error}")).unwrap() > 0);
         let now = ms(6_000 + late.min(2_000));
-        assert!(client.recv(now, &mut []).is_ok());
+        assert!(client.recv_bytes(now, &mut []).is_ok());
         assert_eq!(client.seal(now, &mut out, |(), error| panic!("{error}")), Ok(0));
         assert!(client.poll_timeout().is_some_and(|due| due <= now), "{late}");
         let end = client.handle_timeout(now);
@@ -235,14 +232,14 @@ fn bytes_that_are_no_sign_of_life_move_the_end_by_a_second() {
     let first = 9_500;
     let ended = (first..20_000).step_by(100).find(|now| {
         let read = (ping.len() - 1).min(usize::try_from(now - first).unwrap() / 100);
-        server.recv(ms(*now), &mut ping[..read].to_vec()).is_err()
+        server.recv_bytes(ms(*now), &mut ping[..read].to_vec()).is_err()
     });
     assert_eq!(server.connection().end(), Some(ConnectionError::Expired));
     assert_eq!(ended, Some(first + 1_100));
     // A poll that is a whole lifetime late has no grace period.
     let (mut client, mut server) = pair((&keys.0, &keys.1));
     let mut ping = ping_at(&mut client, ms(8_000));
-    let end = server.recv(ms(18_000), &mut ping);
+    let end = server.recv_bytes(ms(18_000), &mut ping);
     assert!(matches!(end, Err(ConnectionError::Expired)), "{end:?}");
 }
 

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use falco_core::mux::{Body, Call, ClientMux, ClientStep, ServerMux, ServerStep, SharedBudget};
 use falco_core::testing::CountingRng;
 use falco_core::{
-    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Fate, Instant, OutputTooSmall, Refusal, RequestError,
-    RequestId, ServerConnection, ServerKeyRef, Settings,
+    ClientConnection, ClientKeyRef, CloseReason, ConnectionError, Fate, Instant, OutputTooSmall, RecvBuf, Refusal,
+    RequestError, RequestId, ServerConnection, ServerKeyRef, Settings,
 };
 
 use crate::requests::{Requests, Ticket, Waiter};
@@ -16,7 +16,7 @@ use crate::requests::{Requests, Ticket, Waiter};
 #[derive(Default)]
 struct Link {
     flying: Vec<u8>,
-    inbox: Vec<u8>,
+    inbox: RecvBuf<Vec<u8>>,
     /// The sender has ended the stream.
     closed: bool,
     /// The receiver has seen the end.
@@ -34,7 +34,11 @@ impl Link {
 
     fn deliver(&mut self, count: usize) -> bool {
         let count = count.min(self.flying.len());
-        self.inbox.extend(self.flying.drain(..count));
+        let space = self.inbox.space(self.inbox.len() + count).unwrap();
+        let count = count.min(space.len());
+        space[..count].copy_from_slice(&self.flying[..count]);
+        self.inbox.filled(count);
+        self.flying.drain(..count);
         count > 0
     }
 
@@ -243,62 +247,53 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     /// Delivers bytes to the client. Returns whether something changed.
     pub(crate) fn read_client(&mut self, count: usize) -> bool {
         let mut came = self.to_client.deliver(count);
-        while let Some(consumed) = self.look_client() {
-            self.to_client.inbox.drain(..consumed);
+        while self.look_client() {
             came = true;
         }
         if !self.client_over && self.to_client.ends() {
             came = true;
             let reset = self.to_client.reset;
             if !reset {
-                self.client.end_of_stream(self.now, &self.to_client.inbox);
+                self.client.end_of_stream(self.now, &self.to_client.inbox.unread());
             }
             self.end_client();
         }
         came
     }
 
-    fn look_client(&mut self) -> Option<usize> {
+    /// Returns whether the client may go on.
+    fn look_client(&mut self) -> bool {
         if self.client_over {
-            return None;
+            return false;
         }
-        let unread = &mut self.to_client.inbox;
-        match self.client.recv(self.now, unread) {
+        let present = self.to_client.inbox.len();
+        match self.client.recv(self.now, self.to_client.inbox.unread()) {
             Ok(ClientStep::NeedMore { total }) => {
-                assert!(total > unread.len());
-                None
+                assert!(total > present);
+                false
             }
-            Ok(ClientStep::Answer { consumed, waiter, body }) => {
+            Ok(ClientStep::Answer { waiter, body }) => {
                 self.requests.answered(waiter, body.bytes());
-                Some(consumed)
+                true
             }
-            Ok(ClientStep::Refused {
-                consumed,
-                call,
-                refusal,
-                ..
-            }) => {
+            Ok(ClientStep::Refused { call, refusal, .. }) => {
                 let fate = if refusal.is_unprocessed() {
                     Fate::NotProcessed
                 } else {
                     Fate::MaybeProcessed
                 };
                 self.requests.returned(call, fate);
-                Some(consumed)
+                true
             }
-            Ok(ClientStep::Closing { consumed, .. }) => {
+            Ok(ClientStep::Closing { .. }) => {
                 self.take_closing();
-                Some(consumed)
+                true
             }
-            Ok(
-                ClientStep::Skip { consumed }
-                | ClientStep::Established { consumed }
-                | ClientStep::Pong { consumed, .. },
-            ) => Some(consumed),
+            Ok(ClientStep::Skip | ClientStep::Established | ClientStep::Pong { .. }) => true,
             Ok(_) => panic!("no request is open"),
             Err(_) => {
                 self.end_client();
-                None
+                false
             }
         }
     }
@@ -311,36 +306,40 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
     /// Delivers bytes to the server, if it reads. Returns whether something changed.
     pub(crate) fn read_server(&mut self, count: usize) -> bool {
         let mut came = self.server.may_read() && self.to_server.deliver(count);
-        while let Some(consumed) = self.look_server() {
-            self.to_server.inbox.drain(..consumed);
+        while self.look_server() {
             came = true;
         }
         if !self.server_over && self.to_server.ends() {
             came = true;
-            if self.server.end_of_stream(self.now, &self.to_server.inbox).is_err() {
+            if self
+                .server
+                .end_of_stream(self.now, &self.to_server.inbox.unread())
+                .is_err()
+            {
                 self.end_server();
             }
         }
         came
     }
 
-    fn look_server(&mut self) -> Option<usize> {
+    /// Returns whether the server may go on.
+    fn look_server(&mut self) -> bool {
         if self.server_over {
-            return None;
+            return false;
         }
-        let (unread, may_handle) = (&mut self.to_server.inbox, self.server.may_handle());
-        match self.server.recv(self.now, unread) {
+        let (present, may_handle) = (self.to_server.inbox.len(), self.server.may_handle());
+        match self.server.recv(self.now, self.to_server.inbox.unread()) {
             Ok(ServerStep::NeedMore { total }) => {
-                assert!(total > unread.len());
-                None
+                assert!(total > present);
+                false
             }
-            Ok(ServerStep::Request { consumed, id, body }) => {
+            Ok(ServerStep::Request { id, body }) => {
                 assert!(may_handle, "too many answers are queued");
                 let ticket = self.requests.handed_out(Body::bytes(&body));
                 self.running.insert(ticket, id);
-                Some(consumed)
+                true
             }
-            Ok(ServerStep::Cancelled { consumed, id }) => {
+            Ok(ServerStep::Cancelled { id }) => {
                 let ticket = self
                     .running
                     .iter()
@@ -350,18 +349,15 @@ impl<C: ClientKeyRef, S: ServerKeyRef> World<C, S> {
                     self.running.remove(&ticket);
                     self.server.refuse(id, Refusal::Cancelled);
                 }
-                Some(consumed)
+                true
             }
-            Ok(
-                ServerStep::Skip { consumed }
-                | ServerStep::Hello { consumed, .. }
-                | ServerStep::Established { consumed }
-                | ServerStep::Closing { consumed, .. },
-            ) => Some(consumed),
-            Ok(ServerStep::TransmitFirst | ServerStep::AnswerFirst | _) => None,
+            Ok(ServerStep::Skip | ServerStep::Hello { .. } | ServerStep::Established | ServerStep::Closing { .. }) => {
+                true
+            }
+            Ok(ServerStep::TransmitFirst | ServerStep::AnswerFirst | _) => false,
             Err(_) => {
                 self.end_server();
-                None
+                false
             }
         }
     }

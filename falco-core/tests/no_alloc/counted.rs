@@ -4,7 +4,7 @@ use allocation_counter::measure;
 use falco_core::mux::{ServerMux, ServerStep, SharedBudget};
 use falco_core::noise::{HeapTable, KeyRing, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
-use falco_core::{BufferSizes, Instant, ServerConnection, Settings};
+use falco_core::{BufferSizes, Instant, ServerConnection, Settings, Unread};
 
 const NOW: Instant = Instant::ZERO;
 const BEGIN: u8 = 2;
@@ -24,19 +24,13 @@ fn keys() -> Keys {
 
 /// Passes all of `bytes` to the server. Returns how many whole requests there were.
 fn pass(server: &mut Mux<'_>, mut bytes: Vec<u8>) -> usize {
-    let (mut unread, mut whole) = (bytes.as_mut_slice(), 0);
+    let (mut start, mut whole) = (0, 0);
     loop {
-        let consumed = match server.recv(NOW, unread).unwrap() {
-            ServerStep::Established { consumed }
-            | ServerStep::Hello { consumed, .. }
-            | ServerStep::Skip { consumed } => consumed,
-            ServerStep::Request { consumed, .. } => {
-                whole += 1;
-                consumed
-            }
+        match server.recv(NOW, Unread::new(&mut bytes, &mut start)).unwrap() {
+            ServerStep::Established | ServerStep::Hello { .. } | ServerStep::Skip => {}
+            ServerStep::Request { .. } => whole += 1,
             _ => return whole,
-        };
-        unread = &mut unread[consumed..];
+        }
     }
 }
 

@@ -41,28 +41,25 @@ fn carry(bytes: &[u8], inbox: &mut Inbox) {
 
 /// One step of the client: compares a complete answer with `body`. Returns whether there was one.
 fn hear(client: &mut ClientConnection<&ClientKeys>, inbox: &mut Inbox, parts: &mut Parts, body: &[u8]) -> bool {
-    let (consumed, id) = match client.recv(NOW, inbox.unread()).unwrap() {
-        Received::Event { consumed, event } => match event {
+    let id = match client.recv(NOW, inbox.unread()).unwrap() {
+        Received::Event(event) => match event {
             ClientEvent::Answer { body: answer, .. } => {
                 assert_eq!(answer, body);
-                inbox.consume(consumed);
                 return true;
             }
             ClientEvent::Begin { id, total, body } => {
                 parts.begin(id, total, body).unwrap();
-                (consumed, None)
+                None
             }
             ClientEvent::Part { id, body, last } => {
                 parts.part(id, body).unwrap();
-                (consumed, last.then_some(id))
+                last.then_some(id)
             }
-            ClientEvent::Established | ClientEvent::Pong { .. } => (consumed, None),
+            ClientEvent::Established | ClientEvent::Pong { .. } => None,
             other => panic!("{other:?}"),
         },
-        Received::Skip { consumed } => (consumed, None),
-        _ => (0, None),
+        _ => None,
     };
-    inbox.consume(consumed);
     if let Some(id) = id {
         assert_eq!(parts.whole(id).unwrap(), body);
         parts.forget(id);
@@ -78,22 +75,22 @@ fn serve(
     to_client: &mut Inbox,
 ) -> bool {
     let mut out = [0; 1_000];
-    let (consumed, whole) = match server.recv(NOW, inbox.unread()).unwrap() {
-        Received::Event { consumed, event } => match event {
-            ServerEvent::Request { id, body } => (consumed, Some((id, Some(body)))),
+    let before = inbox.len();
+    let whole = match server.recv(NOW, inbox.unread()).unwrap() {
+        Received::Event(event) => match event {
+            ServerEvent::Request { id, body } => Some((id, Some(body))),
             ServerEvent::Begin { id, total, body } => {
                 parts.begin(id, total, body).unwrap();
-                (consumed, None)
+                None
             }
             ServerEvent::Part { id, body, last } => {
                 parts.part(id, body).unwrap();
-                (consumed, last.then_some((id, None)))
+                last.then_some((id, None))
             }
-            ServerEvent::Established | ServerEvent::Ping => (consumed, None),
+            ServerEvent::Established | ServerEvent::Ping => None,
             other => panic!("{other:?}"),
         },
-        Received::Skip { consumed } => (consumed, None),
-        _ => (0, None),
+        _ => None,
     };
     if let Some((id, body)) = whole {
         let body = body.unwrap_or_else(|| parts.whole(id).unwrap());
@@ -110,18 +107,15 @@ fn serve(
             client_parts += length;
         }
         parts.forget(id);
-        inbox.consume(consumed);
         // The client's buffer has room for one record. The rest stays in `out`.
         ANSWER.with_borrow_mut(|pending| {
             pending.0[..client_parts].copy_from_slice(&out[..client_parts]);
             pending.1 = client_parts;
             pending.2 = 0;
         });
-    } else {
-        inbox.consume(consumed);
     }
     feed(to_client);
-    consumed > 0
+    inbox.len() < before
 }
 
 thread_local! {

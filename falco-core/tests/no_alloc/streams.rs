@@ -72,28 +72,23 @@ fn whole_story(clients: &ClientKeys, servers: &ServerKeys) -> (usize, usize) {
             message.take_sealed()
         };
         write(&mut client, &mut request, finish_request, &mut to_server);
-        match server.recv(NOW, to_server.unread()).unwrap() {
-            Received::Event { consumed, event } => {
-                match event {
-                    ServerEvent::Opened { id, body } | ServerEvent::Part { id, body, last: false } => {
-                        arrived.0 += body.len();
-                        let length = body.len();
-                        server.credit(id, length, true).unwrap();
-                        if answer.message.is_none() {
-                            answer.message = Some(server.open_answer(id).unwrap());
-                        }
+        if let Received::Event(event) = server.recv(NOW, to_server.unread()).unwrap() {
+            match event {
+                ServerEvent::Opened { id, body } | ServerEvent::Part { id, body, last: false } => {
+                    arrived.0 += body.len();
+                    let length = body.len();
+                    server.credit(id, length, true).unwrap();
+                    if answer.message.is_none() {
+                        answer.message = Some(server.open_answer(id).unwrap());
                     }
-                    ServerEvent::Part { last: true, .. } => ended.0 += 1,
-                    ServerEvent::Cancelled { id } => {
-                        server.refuse(id, Refusal::Cancelled).unwrap();
-                        return arrived;
-                    }
-                    _ => {}
                 }
-                to_server.consume(consumed);
+                ServerEvent::Part { last: true, .. } => ended.0 += 1,
+                ServerEvent::Cancelled { id } => {
+                    server.refuse(id, Refusal::Cancelled).unwrap();
+                    return arrived;
+                }
+                _ => {}
             }
-            Received::Skip { consumed } => to_server.consume(consumed),
-            _ => {}
         }
         let finish_answer = |message: &mut falco_core::OutgoingAnswer, last: bool| {
             if last {
@@ -102,22 +97,17 @@ fn whole_story(clients: &ClientKeys, servers: &ServerKeys) -> (usize, usize) {
             message.take_sealed()
         };
         write(&mut server, &mut answer, finish_answer, &mut to_client);
-        match client.recv(NOW, to_client.unread()).unwrap() {
-            Received::Event { consumed, event } => {
-                match event {
-                    ClientEvent::Established => request.message = Some(client.open_request().unwrap()),
-                    ClientEvent::Opened { id, body } | ClientEvent::Part { id, body, last: false } => {
-                        arrived.1 += body.len();
-                        let length = body.len();
-                        client.credit(id, length, false).unwrap();
-                    }
-                    ClientEvent::Part { last: true, .. } => ended.1 += 1,
-                    _ => {}
+        if let Received::Event(event) = client.recv(NOW, to_client.unread()).unwrap() {
+            match event {
+                ClientEvent::Established => request.message = Some(client.open_request().unwrap()),
+                ClientEvent::Opened { id, body } | ClientEvent::Part { id, body, last: false } => {
+                    arrived.1 += body.len();
+                    let length = body.len();
+                    client.credit(id, length, false).unwrap();
                 }
-                to_client.consume(consumed);
+                ClientEvent::Part { last: true, .. } => ended.1 += 1,
+                _ => {}
             }
-            Received::Skip { consumed } => to_client.consume(consumed),
-            _ => {}
         }
         let is_done = request
             .message

@@ -1,10 +1,10 @@
 //! A small device: an output smaller than the records that its peer reads, fixed keys, one request
 //! at a time.
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use falco_core::testing::{CountingRng, NoSecurity, key};
+use falco_core::testing::{CountingRng, NoSecurity, RecvBytes, key};
 use falco_core::{
     ClientConnection, ConnectionError, Instant, OutputTooSmall, Partial, Reassembly, Received, SealError,
-    ServerConnection, ServerEvent, Settings,
+    ServerConnection, ServerEvent, Settings, Unread,
 };
 
 type Keys = NoiseServer<FixedTable<2>, KeyRing<[Option<NoiseSecret>; 1]>, NoSecurity>;
@@ -24,20 +24,17 @@ fn take(
 ) -> Option<Vec<u8>> {
     let (mut at, mut whole) = (0, None);
     loop {
-        match server.recv(Instant::ZERO, &mut bytes[at..]).unwrap() {
-            Received::Event { consumed, event } => {
-                match event {
-                    ServerEvent::Request { body, .. } => whole = Some(body.to_vec()),
-                    ServerEvent::Begin { id, total, body } => parts.begin(id, total, body).unwrap(),
-                    ServerEvent::Part { id, body, .. } => {
-                        parts.part(id, body).unwrap();
-                        whole = parts.take(id).map(|(body, length)| body[..length].to_vec());
-                    }
-                    _ => {}
+        match server.recv(Instant::ZERO, Unread::new(bytes, &mut at)).unwrap() {
+            Received::Event(event) => match event {
+                ServerEvent::Request { body, .. } => whole = Some(body.to_vec()),
+                ServerEvent::Begin { id, total, body } => parts.begin(id, total, body).unwrap(),
+                ServerEvent::Part { id, body, .. } => {
+                    parts.part(id, body).unwrap();
+                    whole = parts.take(id).map(|(body, length)| body[..length].to_vec());
                 }
-                at += consumed;
-            }
-            Received::Skip { consumed } => at += consumed,
+                _ => {}
+            },
+            Received::Skip => {}
             _ => break,
         }
     }
@@ -58,15 +55,15 @@ fn established<'k>(
     let mut server = ServerConnection::new(keys, &settings, now, &mut CountingRng::new(2)).unwrap();
     let mut out = [0; 128];
     let hello = client.poll_transmit(now, &mut out).unwrap();
-    let _ = server.recv(now, &mut out[..hello]);
+    let _ = server.recv_bytes(now, &mut out[..hello]);
     let welcome = server.poll_transmit(now, &mut out).unwrap();
-    let _ = client.recv(now, &mut out[..welcome]).unwrap();
+    let _ = client.recv_bytes(now, &mut out[..welcome]).unwrap();
     let ping = client.poll_transmit(now, &mut out).unwrap();
     let mut parts = Reassembly::new([Partial::new(Vec::new())]);
     assert_eq!(take(&mut server, &mut out[..ping], &mut parts), None);
     let answer = server.poll_transmit(now, &mut out).unwrap();
-    let heard = client.recv(now, &mut out[..answer]);
-    assert!(matches!(heard, Ok(Received::Event { consumed, .. }) if consumed == answer));
+    let heard = client.recv_bytes(now, &mut out[..answer]);
+    assert!(matches!(heard, Ok((consumed, Received::Event(_))) if consumed == answer));
     (client, server)
 }
 
@@ -103,22 +100,16 @@ fn answer_cancel(
     server: &mut ServerConnection<&Keys>,
     cancel: &mut [u8],
 ) {
-    let Ok(Received::Event {
-        event: ServerEvent::Cancelled { id },
-        ..
-    }) = server.recv(Instant::ZERO, cancel)
-    else {
+    let Ok((_, Received::Event(ServerEvent::Cancelled { id }))) = server.recv_bytes(Instant::ZERO, cancel) else {
         panic!("a cancel was expected");
     };
     server.refuse(id, falco_core::Refusal::Cancelled).unwrap();
     let mut out = [0; 128];
     let refusal = server.poll_transmit(Instant::ZERO, &mut out).unwrap();
     let mut at = 0;
-    while let Ok(Received::Event { consumed, .. } | Received::Skip { consumed }) =
-        client.recv(Instant::ZERO, &mut out[at..refusal])
-    {
-        at += consumed;
-    }
+    while let Ok(Received::Event(_) | Received::Skip) =
+        client.recv(Instant::ZERO, Unread::new(&mut out[..refusal], &mut at))
+    {}
     assert_eq!((at, client.in_flight()), (refusal, 0));
 }
 
@@ -148,7 +139,7 @@ fn a_ring_that_never_changes_needs_no_cell() {
     let mut server = ServerConnection::new(&keys, &settings, now, &mut CountingRng::new(2)).unwrap();
     let hello = client.poll_transmit(now, &mut out).unwrap();
     assert_eq!(
-        server.recv(now, &mut out[..hello]),
+        server.recv_bytes(now, &mut out[..hello]),
         Err(ConnectionError::Unauthenticated)
     );
 }

@@ -3,7 +3,7 @@
 
 use crate::common::ms;
 use crate::common::noise::{BEGIN, CLOSE, MESSAGE, NoiseEvent, PART, PING, PONG, REFUSE, asking, at_server, begin};
-use falco_core::testing::raw_frame;
+use falco_core::testing::{RecvBytes, raw_frame};
 use falco_core::{CloseReason, ConnectionError, Refusal, Settings, Status};
 
 const REASONS: [(CloseReason, u8); 3] = [
@@ -277,7 +277,7 @@ fn after_its_end_a_connection_returns_no_more_events_of_an_opened_record() {
         let end = match way {
             0 => rig.machine.handle_timeout(ms(60_000)).unwrap_err(),
             1 => rig.machine.end_of_stream(rig.now, &rig.unread).unwrap_err(),
-            _ => rig.machine.recv(ms(60_000), &mut []).unwrap_err(),
+            _ => rig.machine.recv_bytes(ms(60_000), &mut []).unwrap_err(),
         };
         assert_eq!(rig.bytes(&[]), [], "way {way}");
         rig.sent();

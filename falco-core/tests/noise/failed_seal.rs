@@ -8,7 +8,7 @@ use crate::common::noise::{NoiseEvent, Rig, first_ping, honest};
 use crate::common::pending_output;
 use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use falco_core::testing::{CountingRng, NoSecurity, NoSecurityAead, key, raw_frame};
+use falco_core::testing::{CountingRng, NoSecurity, NoSecurityAead, RecvBytes, key, raw_frame};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Instant, SealError, ServerConnection, Settings};
 
 /// Cryptography without security that seals a limited number of texts.
@@ -72,7 +72,7 @@ fn a_client_that_cannot_seal_ends() {
         let mut machine = ClientConnection::new(&keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
         let hello = pending_output(&mut machine, NOW);
         let (mut welcome, _) = honest().server(&hello).unwrap();
-        machine.recv(NOW, &mut welcome).unwrap();
+        machine.recv_bytes(NOW, &mut welcome).unwrap();
         left.set(records);
         let body = vec![1; 200_000];
         let mut messages = [(); 4].map(|()| machine.request(body.len()).unwrap());
@@ -93,7 +93,7 @@ type Keys = NoiseServer<HeapTable, RefCell<KeyRing<[Option<NoiseSecret>; 1]>>, F
 /// An established server.
 fn established(keys: &Keys) -> Rig<falco_core::ServerSide, &Keys> {
     let mut machine = ServerConnection::new(keys, &Settings::new(), NOW, &mut CountingRng::new(1)).unwrap();
-    machine.recv(NOW, &mut honest().hello()).unwrap();
+    machine.recv_bytes(NOW, &mut honest().hello()).unwrap();
     let raw = honest().client(&pending_output(&mut machine, NOW)).unwrap();
     let mut rig = Rig::new(machine, raw);
     assert_eq!(rig.receive(&first_ping()), [NoiseEvent::Established]);

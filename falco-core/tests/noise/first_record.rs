@@ -4,7 +4,8 @@
 use crate::common::noise::first_ping;
 use crate::common::{assert_ended, ms, pending_output};
 use falco_core::testing::{
-    CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, RawPeer, noise_client, noise_server, raw_frame,
+    CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, RawPeer, RecvBytes, noise_client, noise_server,
+    raw_frame,
 };
 use falco_core::{
     ClientConnection, ClientEvent, ConnectionError, Fate, Received, RustCrypto, ServerConnection, ServerEvent,
@@ -30,8 +31,8 @@ fn honest() -> RawHandshake<RustCrypto> {
 fn welcomed(keys: &NoiseTestServer) -> (Server<'_>, RawPeer<RustCrypto>) {
     let mut machine = server(keys);
     assert_eq!(
-        machine.recv(ms(1), &mut honest().hello()),
-        Ok(Received::Skip { consumed: 74 })
+        machine.recv_bytes(ms(1), &mut honest().hello()),
+        Ok((74, Received::Skip))
     );
     let welcome = pending_output(&mut machine, ms(1));
     assert_eq!(welcome.len(), 64);
@@ -64,7 +65,7 @@ fn a_first_record_other_than_one_ping_ends_the_connection_without_a_close() {
         let keys = noise_server(7);
         let (mut machine, mut raw) = welcomed(&keys);
         let mut record = raw.seal(&frames);
-        let received = machine.recv(ms(2), &mut record);
+        let received = machine.recv_bytes(ms(2), &mut record);
         assert_eq!(received, Err(ConnectionError::Protocol), "{what}");
         assert_ended(&mut machine, ms(2), ConnectionError::Protocol);
     }
@@ -77,7 +78,7 @@ fn a_first_record_other_than_one_ping_ends_the_connection_without_a_close() {
         min: 23,
         max: 31,
     };
-    assert_eq!(machine.recv(ms(2), &mut record[..2].to_vec()), Err(end));
+    assert_eq!(machine.recv_bytes(ms(2), &mut record[..2].to_vec()), Err(end));
     assert_ended(&mut machine, ms(2), end);
 }
 
@@ -88,30 +89,24 @@ fn requests_may_follow_the_first_ping_in_the_same_write_and_none_is_read_before_
     assert_eq!(machine.key_id(), None, "it has not proved that it has the key");
     assert_eq!(machine.status(), Status::Handshaking);
     let mut both = [raw.seal(&first_ping()), raw.seal(&raw_frame(1, 1, b"hello"))].concat();
-    let established = Received::Event {
-        consumed: 33,
-        event: ServerEvent::Established,
-    };
-    assert_eq!(machine.recv(ms(2), &mut both), Ok(established));
+    let established = (33, Received::Event(ServerEvent::Established));
+    assert_eq!(machine.recv_bytes(ms(2), &mut both), Ok(established));
     assert_eq!(machine.key_id().unwrap().as_bytes()[..], honest().clear[2..]);
     // Not before the PING is answered: a client that has received nothing relies on that.
     for _ in 0..2 {
         assert_eq!(
-            machine.recv(ms(2), &mut both[33..]),
-            Ok(Received::Wait(ServerWait::TransmitFirst))
+            machine.recv_bytes(ms(2), &mut both[33..]),
+            Ok((0, Received::Wait(ServerWait::TransmitFirst)))
         );
     }
     assert_eq!(
         raw.open(&mut pending_output(&mut machine, ms(2))),
         Some(raw_frame(7, 0, &first_ping()[7..]))
     );
-    let received = machine.recv(ms(2), &mut both[33..]);
+    let received = machine.recv_bytes(ms(2), &mut both[33..]);
     assert!(matches!(
         received,
-        Ok(Received::Event {
-            event: ServerEvent::Request { .. },
-            ..
-        })
+        Ok((_, Received::Event(ServerEvent::Request { .. })))
     ));
 }
 
@@ -122,24 +117,24 @@ fn a_replayed_hello_receives_a_welcome_reaches_no_handler_and_ends_at_the_deadli
     let mut real = client(&client_keys);
     let mut first = server(&server_keys);
     let hello = pending_output(&mut real, ms(0));
-    first.recv(ms(0), &mut hello.clone()).unwrap();
-    real.recv(ms(0), &mut pending_output(&mut first, ms(0))).unwrap();
+    first.recv_bytes(ms(0), &mut hello.clone()).unwrap();
+    real.recv_bytes(ms(0), &mut pending_output(&mut first, ms(0))).unwrap();
     let mut request = real.request(5).unwrap();
     let mut out = vec![0; 500];
     let length = real.seal(ms(0), [(&mut request, &b"hello"[..])], &mut out).unwrap();
     let recorded = &out[..length];
-    assert!(first.recv(ms(0), &mut recorded.to_vec()).is_ok());
+    assert!(first.recv_bytes(ms(0), &mut recorded.to_vec()).is_ok());
     // Replay it to a server with other entropy.
     let mut again = ServerConnection::new(&server_keys, &Settings::new(), ms(0), &mut CountingRng::new(99)).unwrap();
-    again.recv(ms(0), &mut hello.clone()).unwrap();
+    again.recv_bytes(ms(0), &mut hello.clone()).unwrap();
     assert_eq!(pending_output(&mut again, ms(0)).len(), 64);
     assert_eq!(
-        again.recv(ms(0), &mut recorded.to_vec()),
+        again.recv_bytes(ms(0), &mut recorded.to_vec()),
         Err(ConnectionError::Tampered)
     );
     assert_ended(&mut again, ms(0), ConnectionError::Tampered);
     let mut quiet = ServerConnection::new(&server_keys, &Settings::new(), ms(0), &mut CountingRng::new(98)).unwrap();
-    quiet.recv(ms(0), &mut hello.clone()).unwrap();
+    quiet.recv_bytes(ms(0), &mut hello.clone()).unwrap();
     pending_output(&mut quiet, ms(0));
     assert_eq!(quiet.handle_timeout(ms(4_999)), Ok(()));
     assert_eq!(quiet.handle_timeout(ms(5_000)), Err(ConnectionError::HandshakeTimeout));
@@ -153,18 +148,18 @@ fn nothing_moves_the_handshake_deadline() {
     let mut machine = server(&keys);
     let mut hello = honest().hello();
     for length in [1, 2, 73] {
-        machine.recv(ms(1_000), &mut hello[..length]).unwrap();
+        machine.recv_bytes(ms(1_000), &mut hello[..length]).unwrap();
         assert_eq!(machine.poll_timeout(), deadline);
     }
-    machine.recv(ms(4_000), &mut hello).unwrap();
+    machine.recv_bytes(ms(4_000), &mut hello).unwrap();
     assert_eq!(machine.poll_timeout(), deadline);
     let raw_welcome = pending_output(&mut machine, ms(4_500));
     assert_eq!(machine.poll_timeout(), deadline);
     let mut raw = honest().client(&raw_welcome).unwrap();
     let mut ping = raw.seal(&first_ping());
-    machine.recv(ms(4_999), &mut ping[..32]).unwrap();
+    machine.recv_bytes(ms(4_999), &mut ping[..32]).unwrap();
     assert_eq!(machine.poll_timeout(), deadline);
-    machine.recv(ms(4_999), &mut ping).unwrap();
+    machine.recv_bytes(ms(4_999), &mut ping).unwrap();
     assert_eq!(machine.poll_timeout(), Some(ms(64_999)));
 
     let keys = noise_client(7);
@@ -173,21 +168,18 @@ fn nothing_moves_the_handshake_deadline() {
     assert_eq!(machine.poll_timeout(), deadline);
     let _ = machine.ping();
     let (mut welcome, _) = honest().server(&hello).unwrap();
-    machine.recv(ms(4_000), &mut welcome[..63]).unwrap();
+    machine.recv_bytes(ms(4_000), &mut welcome[..63]).unwrap();
     assert_eq!(
         (pending_output(&mut machine, ms(4_000)), machine.poll_timeout()),
         (vec![], deadline)
     );
     assert_eq!(machine.handle_timeout(ms(4_999)), Ok(()));
-    let established = Received::Event {
-        consumed: 64,
-        event: ClientEvent::Established,
-    };
-    assert_eq!(machine.recv(ms(4_999), &mut welcome), Ok(established));
+    let established = (64, Received::Event(ClientEvent::Established));
+    assert_eq!(machine.recv_bytes(ms(4_999), &mut welcome), Ok(established));
     let mut late = client(&keys);
     let (mut welcome, _) = honest().server(&pending_output(&mut late, ms(0))).unwrap();
     assert_eq!(
-        late.recv(ms(5_000), &mut welcome),
+        late.recv_bytes(ms(5_000), &mut welcome),
         Err(ConnectionError::HandshakeTimeout)
     );
     assert_ended(&mut late, ms(5_000), ConnectionError::HandshakeTimeout);
@@ -220,15 +212,15 @@ fn a_stream_that_ends_without_a_byte_after_the_welcome_has_processed_nothing_and
         let mut machine = client(&keys);
         let (mut welcome, mut raw) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
         assert_eq!(machine.fate(), Fate::NotProcessed, "nothing begins before the welcome");
-        machine.recv(ms(1), &mut welcome).unwrap();
+        machine.recv_bytes(ms(1), &mut welcome).unwrap();
         let mut request = machine.request(5).unwrap();
         let mut out = [0; 100];
         machine.seal(ms(1), [(&mut request, &b"hello"[..])], &mut out).unwrap();
         assert_eq!(machine.fate(), Fate::MaybeProcessed, "the stream has not ended");
         let mut pong = raw.seal(&raw_frame(7, 0, &[0; 8]));
         pong.truncate(came);
-        let received = machine.recv(ms(2), &mut pong).unwrap();
-        let whole = !matches!(received, Received::NeedMore { .. });
+        let received = machine.recv_bytes(ms(2), &mut pong).unwrap();
+        let whole = !matches!(received, (_, Received::NeedMore { .. }));
         assert_eq!((whole, machine.is_confirmed()), (came == 33, came == 33));
         let unread = if whole { &[][..] } else { &pong[..] };
         let cut = Err(ConnectionError::Truncated);
@@ -240,7 +232,7 @@ fn a_stream_that_ends_without_a_byte_after_the_welcome_has_processed_nothing_and
     // Without the end of the stream, a record may still be in transit.
     let mut machine = client(&keys);
     let (mut welcome, _) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
-    machine.recv(ms(1), &mut welcome).unwrap();
+    machine.recv_bytes(ms(1), &mut welcome).unwrap();
     assert_eq!(machine.handle_timeout(ms(60_001)), Err(ConnectionError::Expired));
     assert_eq!(machine.fate(), Fate::MaybeProcessed);
     // Refused: no request has begun.

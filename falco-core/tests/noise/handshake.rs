@@ -5,7 +5,8 @@ use crate::common::{assert_ended, ms, pending_output, span};
 use falco_core::crypto::{Crypto, NoiseCrypto};
 use falco_core::noise::{HeapTable, NoiseClient};
 use falco_core::testing::{
-    CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, key, noise_client, noise_server, raw_settings,
+    CountingRng, NoiseTestClient, NoiseTestServer, RawHandshake, RecvBytes, key, noise_client, noise_server,
+    raw_settings,
 };
 use falco_core::{
     ClientConnection, ConnectionError, Received, RustCrypto, ServerConnection, Settings, SettingsError, Status,
@@ -30,7 +31,7 @@ fn honest() -> RawHandshake<RustCrypto> {
 fn assert_refused(what: &str, hello: &[u8], end: ConnectionError) {
     let keys = noise_server(7);
     let mut machine = server(&keys);
-    assert_eq!(machine.recv(ms(1), &mut hello.to_vec()), Err(end), "{what}");
+    assert_eq!(machine.recv_bytes(ms(1), &mut hello.to_vec()), Err(end), "{what}");
     assert_eq!(pending_output(&mut machine, ms(1)), [], "{what}");
     assert_ended(&mut machine, ms(1), end);
     assert_eq!(machine.key_id(), None, "{what}");
@@ -62,7 +63,7 @@ fn a_hello_with_a_wrong_key_key_id_or_context_is_refused_without_a_reply() {
     mixed.clear = honest().clear;
     assert_refused("mixed", &mixed.hello(), UNAUTHENTICATED);
     let keys = noise_server(7);
-    assert!(server(&keys).recv(ms(1), &mut honest().hello()).is_ok());
+    assert!(server(&keys).recv_bytes(ms(1), &mut honest().hello()).is_ok());
 }
 
 #[test]
@@ -114,13 +115,13 @@ fn settings_out_of_range_are_refused_by_both_sides_without_a_reply() {
         let mut handshake = honest();
         handshake.settings = raw_settings(record, in_flight, message, lifetime);
         if by_server {
-            assert!(server(&server_keys).recv(ms(1), &mut handshake.hello()).is_ok());
+            assert!(server(&server_keys).recv_bytes(ms(1), &mut handshake.hello()).is_ok());
         } else {
             assert_refused("settings", &handshake.hello(), UNAUTHENTICATED);
         }
         let mut machine = client(&client_keys);
         let (mut welcome, _) = handshake.server(&pending_output(&mut machine, ms(0))).unwrap();
-        let received = machine.recv(ms(1), &mut welcome);
+        let received = machine.recv_bytes(ms(1), &mut welcome);
         assert_eq!(received.is_ok(), by_client, "{:?}", handshake.settings);
         if !by_client {
             assert_ended(&mut machine, ms(1), ConnectionError::Refused);
@@ -129,7 +130,7 @@ fn settings_out_of_range_are_refused_by_both_sides_without_a_reply() {
     // The last four bytes are ignored.
     let mut handshake = honest();
     handshake.settings[12..].fill(0xFF);
-    assert!(server(&server_keys).recv(ms(1), &mut handshake.hello()).is_ok());
+    assert!(server(&server_keys).recv_bytes(ms(1), &mut handshake.hello()).is_ok());
 }
 
 #[test]
@@ -144,7 +145,7 @@ fn each_side_announces_its_settings() {
         .unwrap();
     let (server_keys, client_keys) = (noise_server(7), noise_client(7));
     let mut machine = ServerConnection::new(&server_keys, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
-    machine.recv(ms(0), &mut honest().hello()).unwrap();
+    machine.recv_bytes(ms(0), &mut honest().hello()).unwrap();
     let raw = honest().client(&pending_output(&mut machine, ms(0))).unwrap();
     assert_eq!(raw.theirs(), &raw_settings(1_000, 77, 12_345, 6_789));
     let mut machine = ClientConnection::new(&client_keys, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
@@ -153,7 +154,7 @@ fn each_side_announces_its_settings() {
     // The largest limit is one that a peer accepts.
     let settings = settings.with_max_message(u32::MAX);
     let mut machine = ServerConnection::new(&server_keys, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
-    machine.recv(ms(0), &mut honest().hello()).unwrap();
+    machine.recv_bytes(ms(0), &mut honest().hello()).unwrap();
     let raw = honest().client(&pending_output(&mut machine, ms(0))).unwrap();
     assert_eq!(raw.theirs(), &raw_settings(1_000, 77, u32::MAX - 1, 6_789));
     let mut machine = ClientConnection::new(&client_keys, &settings, ms(0), &mut CountingRng::new(1)).unwrap();
@@ -233,7 +234,7 @@ fn a_public_key_of_low_order_is_refused_by_both_sides_without_a_reply() {
         let mut machine = client(&keys);
         // The attacker knows the shared secret, so that everything in this welcome authenticates.
         let (mut welcome, _) = handshake.server(&pending_output(&mut machine, ms(0))).unwrap();
-        assert_eq!(machine.recv(ms(1), &mut welcome), Err(ConnectionError::Refused));
+        assert_eq!(machine.recv_bytes(ms(1), &mut welcome), Err(ConnectionError::Refused));
         assert_ended(&mut machine, ms(1), ConnectionError::Refused);
     }
 }
@@ -246,7 +247,7 @@ fn a_hello_with_any_flipped_bit_is_refused_without_a_reply() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         let keys = noise_server(7);
         let mut machine = server(&keys);
-        let end = machine.recv(ms(1), &mut flipped).unwrap_err();
+        let end = machine.recv_bytes(ms(1), &mut flipped).unwrap_err();
         match (bit / 8, end) {
             (0, ConnectionError::UnknownWire { first }) => assert_eq!(first, hello[0] ^ 1 << bit),
             (0, other) => panic!("{other:?}"),
@@ -264,7 +265,7 @@ fn a_welcome_with_any_flipped_bit_is_a_refused_handshake() {
         let mut machine = client(&keys);
         let (mut welcome, _) = honest().server(&pending_output(&mut machine, ms(0))).unwrap();
         welcome[bit / 8] ^= 1 << (bit % 8);
-        let received = machine.recv(ms(1), &mut welcome);
+        let received = machine.recv_bytes(ms(1), &mut welcome);
         // X25519 ignores the top bit of a public key; the hash of the handshake does not.
         assert_eq!(received, Err(ConnectionError::Refused), "bit {bit}");
         assert_eq!(pending_output(&mut machine, ms(1)), []);
@@ -279,7 +280,7 @@ fn other_protocols_are_refused_at_their_first_wrong_byte_without_a_reply() {
     for version in (0..=u8::MAX).filter(|version| *version != 1) {
         let keys = noise_server(7);
         let mut machine = server(&keys);
-        assert!(machine.recv(ms(1), &mut [0x4E, version]).is_err(), "{version}");
+        assert!(machine.recv_bytes(ms(1), &mut [0x4E, version]).is_err(), "{version}");
         assert_eq!(
             (pending_output(&mut machine, ms(1)), machine.status()),
             (vec![], Status::Ended)
@@ -289,8 +290,8 @@ fn other_protocols_are_refused_at_their_first_wrong_byte_without_a_reply() {
     let mut machine = server(&keys);
     for length in 0..hello.len() {
         assert_eq!(
-            machine.recv(ms(1), &mut hello[..length]),
-            Ok(Received::NeedMore { total: 74 })
+            machine.recv_bytes(ms(1), &mut hello[..length]),
+            Ok((0, Received::NeedMore { total: 74 }))
         );
         assert_eq!(pending_output(&mut machine, ms(1)), []);
     }
@@ -305,12 +306,12 @@ fn both_sides_of_a_connection_have_one_binding_value_and_each_connection_another
         let mut server = server(&keys.1);
         assert_eq!((client.channel_binding(), server.channel_binding()), (None, None));
         let mut hello = pending_output(&mut client, ms(0));
-        assert!(server.recv(ms(0), &mut hello).is_ok());
+        assert!(server.recv_bytes(ms(0), &mut hello).is_ok());
         let mut welcome = pending_output(&mut server, ms(0));
         assert_eq!(server.channel_binding(), None, "the hello may be a replay");
-        assert!(client.recv(ms(0), &mut welcome).is_ok());
+        assert!(client.recv_bytes(ms(0), &mut welcome).is_ok());
         let mut ping = pending_output(&mut client, ms(0));
-        assert!(server.recv(ms(0), &mut ping).is_ok());
+        assert!(server.recv_bytes(ms(0), &mut ping).is_ok());
         assert_eq!(server.status(), Status::Established);
         assert!(client.channel_binding().is_some());
         assert_eq!(client.channel_binding(), server.channel_binding());

@@ -6,7 +6,7 @@ use core::convert::Infallible;
 use crate::common::{ms, pending_output};
 use falco_core::crypto::{Crypto, NoiseCrypto};
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use falco_core::testing::{CountingRng, NoSecurity, key};
+use falco_core::testing::{CountingRng, NoSecurity, RecvBytes, key};
 use falco_core::{ClientConnection, ServerConnection, Settings, Status};
 use rand_core::{TryCryptoRng, TryRng};
 
@@ -104,8 +104,12 @@ fn a_handshake_computes_nothing_twice_and_draws_once() {
     let [first, second] = &mut generators;
     let mut client = ClientConnection::new(&clients, &Settings::new(), ms(0), first).unwrap();
     let mut server = ServerConnection::new(&servers, &Settings::new(), ms(0), second).unwrap();
-    server.recv(ms(1), &mut pending_output(&mut client, ms(1))).unwrap();
-    client.recv(ms(1), &mut pending_output(&mut server, ms(1))).unwrap();
+    server
+        .recv_bytes(ms(1), &mut pending_output(&mut client, ms(1)))
+        .unwrap();
+    client
+        .recv_bytes(ms(1), &mut pending_output(&mut server, ms(1)))
+        .unwrap();
     assert_eq!(client.status(), Status::Established);
     let sides = [("client", &ours, &generators[0]), ("server", &theirs, &generators[1])];
     for (side, counts, generator) in sides {

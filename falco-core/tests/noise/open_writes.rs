@@ -5,7 +5,7 @@ use crate::common::noise::{
     AtClient, AtServer, BEGIN, CANCEL, CREDIT, END, Frame, MESSAGE, NoiseEvent, OPEN, PART, PING, PONG, REFUSE,
     at_client_with, at_server_with, begin, honest,
 };
-use falco_core::testing::{raw_frame, raw_settings, raw_streams};
+use falco_core::testing::{RecvBytes, raw_frame, raw_settings, raw_streams};
 use falco_core::{
     Error, Misuse, OutgoingAnswer, OutgoingRequest, OutputTooSmall, Refusal, ReplyError, RequestError, SealError,
     Settings,
@@ -342,7 +342,7 @@ fn a_client_holds_back_what_the_server_would_not_take() {
     let mut early = machine.open_request().unwrap();
     let hello = crate::common::pending_output(&mut machine, rig.now);
     let (mut welcome, _) = handshake.server(&hello).unwrap();
-    machine.recv(rig.now, &mut welcome).unwrap();
+    machine.recv_bytes(rig.now, &mut welcome).unwrap();
     let mut out = [0; 100];
     machine.seal(rig.now, [(&mut early, b"".as_slice())], &mut out).unwrap();
     assert_eq!(

@@ -9,7 +9,7 @@ use crate::common::noise::{
     OPEN, PART, PING, PONG, REFUSE, ServerKeys, begin, first_ping, honest, noise_client_end, noise_server_end,
 };
 use crate::common::{ms, pending_output};
-use falco_core::testing::{NoSecurity, RawHandshake, RawPeer, raw_frame, raw_streams};
+use falco_core::testing::{NoSecurity, RawHandshake, RawPeer, RecvBytes, raw_frame, raw_streams};
 use falco_core::{
     ClientEvent, ClientWait, Connection, ConnectionError, KeyRef, RecvBuf, Refusal, RequestId, Role, ServerEvent,
     ServerWait, Settings,
@@ -231,7 +231,7 @@ fn check_server(pieces: &[Piece], share: u8, cuts: &Cuts) -> Seen {
     let caller = || Serving(noise_server_end(&settings(), 1));
     let mut first = caller().0;
     let mut opening = peer().hello();
-    first.recv(ms(0), &mut opening.clone()).unwrap();
+    first.recv_bytes(ms(0), &mut opening.clone()).unwrap();
     let mut raw = peer().client(&pending_output(&mut first, ms(0))).unwrap();
     opening.extend(raw.seal(&first_ping()));
     check(caller, &stream(opening, &mut raw, pieces, share), cuts)

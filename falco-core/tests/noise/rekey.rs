@@ -2,7 +2,7 @@
 //! Counters continue.
 
 use crate::common::noise::{NoiseEvent, at_client, at_server, client_keys};
-use falco_core::testing::{ClientLog, Pair, noise_client, noise_server, raw_frame};
+use falco_core::testing::{ClientLog, Pair, RecvBytes, noise_client, noise_server, raw_frame};
 use falco_core::{BufferSizes, ConnectionError, Settings};
 
 fn answers(log: &[ClientLog]) -> usize {
@@ -83,7 +83,7 @@ fn each_record_around_each_boundary_opens_on_the_other_side() {
         .server(&crate::common::pending_output(&mut pair, crate::common::ms(0)))
         .unwrap();
     raw.set_rekey_period(4);
-    pair.recv(crate::common::ms(0), &mut welcome).unwrap();
+    pair.recv_bytes(crate::common::ms(0), &mut welcome).unwrap();
     let mut out = [0; BufferSizes::TRANSMIT];
     for number in 0..30 {
         let length = pair.poll_transmit(crate::common::ms(0), &mut out).unwrap();
@@ -93,7 +93,7 @@ fn each_record_around_each_boundary_opens_on_the_other_side() {
             "record {number}"
         );
         assert!(
-            pair.recv(crate::common::ms(0), &mut raw.seal(&raw_frame(200, 0, b"")))
+            pair.recv_bytes(crate::common::ms(0), &mut raw.seal(&raw_frame(200, 0, b"")))
                 .is_ok()
         );
         pair.ping().unwrap();
@@ -120,6 +120,6 @@ fn the_key_changes_after_record_2_to_the_20_minus_1() {
     rig.raw.set_rekey_period(PERIOD);
     for number in 1..PERIOD + 2 {
         let mut record = rig.raw.seal(&raw_frame(200, 0, b""));
-        assert!(rig.machine.recv(rig.now, &mut record).is_ok(), "record {number}");
+        assert!(rig.machine.recv_bytes(rig.now, &mut record).is_ok(), "record {number}");
     }
 }

@@ -7,6 +7,7 @@ use crate::common::shows::{printed, shows};
 use crate::common::{Script, ms, pending_output};
 use falco_core::crypto::{Crypto, NoiseCrypto};
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
+use falco_core::testing::RecvBytes;
 use falco_core::{ClientConnection, Key, RustCrypto, ServerConnection, Settings};
 use zeroize::ZeroizeOnDrop;
 
@@ -45,14 +46,18 @@ fn nothing_secret_is_printed_at_any_step_of_a_connection() {
     ));
     text += &printed(&(&client, &server));
     let hello = pending_output(&mut client, ms(0));
-    server.recv(ms(0), &mut hello.clone()).unwrap();
+    server.recv_bytes(ms(0), &mut hello.clone()).unwrap();
     text += &printed(&(&client, &server));
-    client.recv(ms(0), &mut pending_output(&mut server, ms(0))).unwrap();
-    server.recv(ms(0), &mut pending_output(&mut client, ms(0))).unwrap();
+    client
+        .recv_bytes(ms(0), &mut pending_output(&mut server, ms(0)))
+        .unwrap();
+    server
+        .recv_bytes(ms(0), &mut pending_output(&mut client, ms(0)))
+        .unwrap();
     let mut message = client.request(32).unwrap();
     let (body, mut out) = (bytes(5), [0; 200]);
     let length = client.seal(ms(0), [(&mut message, &body[..])], &mut out).unwrap();
-    let received = server.recv(ms(0), &mut out[..length]).unwrap();
+    let received = server.recv_bytes(ms(0), &mut out[..length]).unwrap();
     text += &printed(&(&client, &server, &message, received));
     for (what, secret) in [
         ("the key", secret),

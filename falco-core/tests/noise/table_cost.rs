@@ -10,8 +10,8 @@ use crate::common::noise::{
     begin, honest,
 };
 use falco_core::mux::{Budget, ServerMux, ServerStep};
-use falco_core::testing::{NoSecurity, RawPeer, raw_frame, raw_settings};
-use falco_core::{Instant, Received, Settings};
+use falco_core::testing::{NoSecurity, RawPeer, RecvBytes, raw_frame, raw_settings};
+use falco_core::{Instant, Received, Settings, Unread};
 
 /// One less than the wire allows, so that one can come and go.
 const MANY: u32 = 65_534;
@@ -69,14 +69,13 @@ trait Costs {
 impl Costs for AtServer {
     fn read(&mut self, frames: &[u8]) -> Duration {
         let mut record = self.raw.seal(frames);
-        let (mut unread, began) = (record.as_mut_slice(), Clock::now());
+        let (mut start, began) = (0, Clock::now());
         let mut abandoned = 0;
-        while let Ok(Received::Event { consumed, event }) = self.machine.recv(self.now, unread) {
+        while let Ok(Received::Event(event)) = self.machine.recv(self.now, Unread::new(&mut record, &mut start)) {
             abandoned += usize::from(matches!(event, falco_core::ServerEvent::Abandoned { .. }));
-            unread = &mut unread[consumed..];
         }
         let took = began.elapsed();
-        assert_eq!((abandoned, unread.len()), (8, 0));
+        assert_eq!((abandoned, start), (8, record.len()));
         assert_eq!(self.sent().len(), 8);
         took
     }
@@ -129,7 +128,7 @@ impl AtMux<Over> {
         let mut mux = ServerMux::new(rig.machine, Over, &settings);
         let mut raw = rig.raw;
         let mut first = raw.seal(&raw_frame(MESSAGE, 1, b""));
-        let Ok(ServerStep::Request { id, .. }) = mux.recv(rig.now, &mut first) else {
+        let Ok((_, ServerStep::Request { id, .. })) = mux.recv_bytes(rig.now, &mut first) else {
             panic!("the first reaches a handler");
         };
         mux.answer(id, vec![7; 100_000]).unwrap();
@@ -158,12 +157,10 @@ where
     fn read_all(&mut self, frames: &[u8]) -> Duration {
         let (raw, now) = &mut self.rig;
         let mut record = raw.seal(frames);
-        let (mut unread, began) = (record.as_mut_slice(), Clock::now());
-        while let Ok(ServerStep::Skip { consumed }) = self.mux.recv(*now, unread) {
-            unread = &mut unread[consumed..];
-        }
+        let (mut start, began) = (0, Clock::now());
+        while let Ok(ServerStep::Skip) = self.mux.recv(*now, Unread::new(&mut record, &mut start)) {}
         let took = began.elapsed();
-        assert!(unread.is_empty());
+        assert_eq!(start, record.len());
         // A record with eight refusals, and with nothing of an answer.
         assert!(self.mux.seal(*now, &mut [0; 2 + 8 * 8 + 16]).is_ok());
         took
@@ -253,10 +250,9 @@ fn report_lost(count: u32) -> Duration {
     }
     rig.opened();
     let mut record = rig.raw.seal(&raw_frame(CLOSE, count / 2, &[2]));
-    let (mut unread, mut lost, began) = (record.as_mut_slice(), 0, Clock::now());
-    while let Ok(Received::Event { consumed, event }) = rig.machine.recv(rig.now, unread) {
+    let (mut start, mut lost, began) = (0, 0, Clock::now());
+    while let Ok(Received::Event(event)) = rig.machine.recv(rig.now, Unread::new(&mut record, &mut start)) {
         lost += u32::from(matches!(event, falco_core::ClientEvent::Refused { .. }));
-        unread = &mut unread[consumed..];
     }
     let took = began.elapsed();
     assert_eq!(lost, count - count / 2);
@@ -293,7 +289,7 @@ fn give_up(count: u32) -> Duration {
     took += began.elapsed();
     while abandoned < count - count / 2 {
         let began = Clock::now();
-        while let Ok(Received::Event { .. }) = rig.machine.recv(rig.now, &mut []) {
+        while let Ok((_, Received::Event(_))) = rig.machine.recv_bytes(rig.now, &mut []) {
             abandoned += 1;
         }
         took += began.elapsed();

@@ -5,7 +5,7 @@ use core::cell::RefCell;
 
 use crate::common::noise::{ClientKeys, IntoNoiseEvent, NoiseEvent, ServerKeys, client_keys, server_keys};
 use crate::common::{ms, pending_output};
-use falco_core::testing::{CountingRng, Pair, ServerLog};
+use falco_core::testing::{CountingRng, Pair, RecvBytes, ServerLog};
 use falco_core::{
     ClientConnection, CloseReason, ConnectionError, OutgoingAnswer, OutgoingRequest, Received, ServerConnection,
     Settings,
@@ -103,11 +103,11 @@ fn serve(keys: (&ClientKeys, &ServerKeys), stream: &[u8]) -> (Vec<NoiseEvent>, C
         let messages = answers.iter_mut().map(|(message, body)| (message, body.as_slice()));
         let _ = machine.seal(ms(0), messages, &mut [0; 5000]);
         answers.retain(|(message, _)| !message.is_done());
-        match machine.recv(ms(0), &mut unread) {
-            Ok(Received::NeedMore { .. }) if answers.is_empty() => break,
-            Ok(Received::NeedMore { .. } | Received::Wait(_)) => {}
-            Ok(Received::Skip { consumed }) => drop(unread.drain(..consumed)),
-            Ok(Received::Event { consumed, event }) => {
+        match machine.recv_bytes(ms(0), &mut unread) {
+            Ok((_, Received::NeedMore { .. })) if answers.is_empty() => break,
+            Ok((_, Received::NeedMore { .. } | Received::Wait(_))) => {}
+            Ok((consumed, Received::Skip)) => drop(unread.drain(..consumed)),
+            Ok((consumed, Received::Event(event))) => {
                 let (event, id) = event.into_noise_event();
                 unread.drain(..consumed);
                 let mut whole = None;
@@ -164,11 +164,11 @@ fn ask(keys: (&ClientKeys, &ServerKeys), stream: &[u8], close: bool) -> (Vec<Noi
     pending_output(&mut machine, ms(0));
     let (mut unread, mut received) = (stream.to_vec(), Vec::new());
     loop {
-        match machine.recv(ms(0), &mut unread) {
-            Ok(Received::NeedMore { .. }) | Err(_) => break,
-            Ok(Received::Wait(_)) => drop(pending_output(&mut machine, ms(0))),
-            Ok(Received::Skip { consumed }) => drop(unread.drain(..consumed)),
-            Ok(Received::Event { consumed, event }) => {
+        match machine.recv_bytes(ms(0), &mut unread) {
+            Ok((_, Received::NeedMore { .. })) | Err(_) => break,
+            Ok((0, Received::Wait(_))) => drop(pending_output(&mut machine, ms(0))),
+            Ok((consumed, Received::Skip)) => drop(unread.drain(..consumed)),
+            Ok((consumed, Received::Event(event))) => {
                 received.push(event.into_noise_event().0);
                 unread.drain(..consumed);
                 if received.len() > 1 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use falco_core::keys::{ClientKeySource, Entropy, Secrets, SetupError};
 use falco_core::noise::NoiseSecret;
+use falco_core::testing::RecvBytes;
 use falco_core::{
     BufferSizes, ClientConnection, EntropyError, Instant, Key, RustCrypto, ServerConnection, Settings, SettingsBuilder,
     SettingsError,
@@ -77,7 +78,7 @@ fn another_key_has_the_wire_and_the_context_of_the_first_and_nothing_else_of_it(
             let mut server = ServerConnection::new(&server, &settings, now, &mut counting()).unwrap();
             let mut hello = [0; BufferSizes::TRANSMIT];
             let sent = client.poll_transmit(now, &mut hello).unwrap();
-            assert_eq!(server.recv(now, &mut hello[..sent]).is_ok(), accepted, "{number}");
+            assert_eq!(server.recv_bytes(now, &mut hello[..sent]).is_ok(), accepted, "{number}");
         }
     }
 }

@@ -15,4 +15,5 @@ mod key_sources;
 mod key_text;
 mod no_answer;
 mod recv_buf;
+mod unread;
 mod wire_selection;

@@ -19,9 +19,9 @@ fn bytes_keep_their_order() {
     inbox.consume(1);
     assert_eq!((inbox.len(), inbox.unread().to_vec()), (3, b"bcd".to_vec()));
     put(&mut inbox, 4, b"e");
-    assert_eq!(inbox.unread(), b"bcde");
+    assert_eq!(*inbox.unread(), *b"bcde");
     inbox.unread()[0] = b'B';
-    assert_eq!(inbox.unread(), b"Bcde", "they may be changed where they lie");
+    assert_eq!(*inbox.unread(), *b"Bcde", "they may be changed where they lie");
     inbox.consume(9);
     assert!(inbox.is_empty(), "more than all is all");
     assert_eq!(inbox.space(4).unwrap().len(), 4);
@@ -36,7 +36,7 @@ fn storage_of_a_fixed_size_reports_how_much_is_needed_and_how_much_there_is() {
         assert_eq!(numbers(inbox.space(9).unwrap_err()), (9, 8));
         put(&mut inbox, 8, b"12345678");
         assert_eq!(numbers(inbox.space(0).unwrap_err()), (9, 8));
-        assert_eq!(inbox.unread(), b"12345678", "nothing has changed");
+        assert_eq!(*inbox.unread(), *b"12345678", "nothing has changed");
         let text = inbox.space(20).unwrap_err().to_string();
         assert!(text.contains(" 8 ") && text.contains(" 20 "), "{text}");
     }
@@ -82,7 +82,7 @@ fn unread_bytes_are_moved_only_if_there_is_too_little_room_behind_them() {
         "what is wanted reaches beyond the end"
     );
     assert_ne!(inbox.unread().as_ptr(), place);
-    assert_eq!(inbox.unread(), [7; 10]);
+    assert_eq!(*inbox.unread(), [7; 10]);
 }
 
 #[test]
@@ -101,22 +101,22 @@ fn memory_is_freed_only_if_nothing_is_unread() {
     let mut inbox = RecvBuf::new(Vec::new());
     put(&mut inbox, 1_000, b"unread");
     inbox.release();
-    assert_eq!(inbox.unread(), b"unread");
+    assert_eq!(*inbox.unread(), *b"unread");
     inbox.consume(6);
     inbox.release();
     assert_eq!(inbox.space(1).unwrap().len(), 1, "it starts anew");
     put(&mut inbox, 6, b"again!");
-    assert_eq!(inbox.unread(), b"again!");
+    assert_eq!(*inbox.unread(), *b"again!");
     let mut heapless = RecvBuf::new(heapless::Vec::<u8, 8>::new());
     put(&mut heapless, 3, b"abc");
     heapless.consume(3);
     heapless.release();
     put(&mut heapless, 8, b"12345678");
-    assert_eq!(heapless.unread(), b"12345678");
+    assert_eq!(*heapless.unread(), *b"12345678");
     let mut array = RecvBuf::new([0; 4]);
     array.release();
     put(&mut array, 4, b"abcd");
-    assert_eq!(array.unread(), b"abcd");
+    assert_eq!(*array.unread(), *b"abcd");
 }
 
 #[derive(Clone, Debug)]
@@ -163,7 +163,7 @@ fn follows<S: Storage>(mut inbox: RecvBuf<S>, steps: &[Step], capacity: Option<u
             Step::Release => inbox.release(),
         }
         assert_eq!((inbox.len(), inbox.is_empty()), (model.len(), model.is_empty()));
-        assert_eq!(inbox.unread(), model.make_contiguous());
+        assert_eq!(*inbox.unread(), *model.make_contiguous());
     }
 }
 

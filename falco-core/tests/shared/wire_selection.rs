@@ -7,7 +7,7 @@ use std::sync::{Mutex, RwLock};
 use crate::common::{assert_ended, ms, pending_output, secrets};
 use falco_core::keys::Secrets;
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer, Ring, RingError};
-use falco_core::testing::{ClientLog, CountingRng, Pair, ServerLog, classic_key, key, noise_client};
+use falco_core::testing::{ClientLog, CountingRng, Pair, RecvBytes, ServerLog, classic_key, key, noise_client};
 use falco_core::{
     ClientKeyRef, CloseReason, ConnectionError, Received, RustCrypto, ServerConnection, ServerKeyRef, Settings,
 };
@@ -57,9 +57,9 @@ fn a_server_of_one_wire_refuses_the_other_without_a_reply() {
             let mut machine = ServerConnection::new(server, &Settings::new(), ms(0), &mut CountingRng::new(1)).unwrap();
             assert_eq!(machine.poll_timeout(), Some(ms(5_000)));
             let mut came = [first];
-            let received = machine.recv(ms(1), &mut came);
+            let received = machine.recv_bytes(ms(1), &mut came);
             if known.contains(&first) {
-                assert!(matches!(received, Ok(Received::NeedMore { .. })), "{first:#x}");
+                assert!(matches!(received, Ok((_, Received::NeedMore { .. }))), "{first:#x}");
                 assert_eq!(pending_output(&mut machine, ms(1)), []);
             } else {
                 let end = ConnectionError::UnknownWire { first };
@@ -75,7 +75,10 @@ fn a_connection_of_both_wires_that_receives_nothing_ends_at_the_deadline_and_can
     let server = secrets(Some(7), Some(8)).into_server(&mut rng()).unwrap();
     let new = || ServerConnection::new(&server, &Settings::new(), ms(0), &mut CountingRng::new(1)).unwrap();
     let mut machine = new();
-    assert!(matches!(machine.recv(ms(1), &mut []), Ok(Received::NeedMore { .. })));
+    assert!(matches!(
+        machine.recv_bytes(ms(1), &mut []),
+        Ok((_, Received::NeedMore { .. }))
+    ));
     assert_eq!(machine.handle_timeout(ms(4_999)), Ok(()));
     assert_eq!(
         machine.handle_timeout(ms(5_000)),

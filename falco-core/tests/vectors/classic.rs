@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use crate::common::{Ends, Handle, Script, ends_with, pending_output};
-use falco_core::testing::{CountingRng, replay_cache};
+use falco_core::testing::{CountingRng, RecvBytes, replay_cache};
 use falco_core::{
     ClassicKey, ClientConnection, ClientEvent, ConnectionError, Instant, Received, ServerConnection, ServerEvent,
     Settings,
@@ -64,10 +64,10 @@ fn connected(client_nonce: &[u8], server_nonce: &[u8]) -> Ends {
     let mut client = ClientConnection::new(handle(), &settings, Instant::ZERO, &mut client).unwrap();
     let mut server = ServerConnection::new(handle(), &settings, Instant::ZERO, &mut server).unwrap();
     let hello = pending_output(&mut client, Instant::ZERO);
-    assert!(server.recv(Instant::ZERO, &mut hello.clone()).is_ok());
+    assert!(server.recv_bytes(Instant::ZERO, &mut hello.clone()).is_ok());
     assert!(
         client
-            .recv(Instant::ZERO, &mut pending_output(&mut server, Instant::ZERO))
+            .recv_bytes(Instant::ZERO, &mut pending_output(&mut server, Instant::ZERO))
             .is_ok()
     );
     Ends {
@@ -99,11 +99,8 @@ fn a_server_accepts_the_hello_of_the_vector_and_sends_its_accept() {
         let mut rng = CountingRng::new(3);
         let mut server = ServerConnection::new(handle(), &Settings::new(), Instant::ZERO, &mut rng).unwrap();
         let mut bytes = entry.bytes.clone();
-        let established = Received::Event {
-            consumed: bytes.len(),
-            event: ServerEvent::Established,
-        };
-        assert_eq!(server.recv(Instant::ZERO, &mut bytes), Ok(established));
+        let established = (bytes.len(), Received::Event(ServerEvent::Established));
+        assert_eq!(server.recv_bytes(Instant::ZERO, &mut bytes), Ok(established));
         assert_eq!(bytes[13..141], entry.plaintext, "decrypted where it lay");
         assert_eq!(pending_output(&mut server, Instant::ZERO), accept);
     }
@@ -115,11 +112,8 @@ fn a_client_reads_the_accept_of_the_vector() {
     let mut client = ClientConnection::new(handle(), &Settings::new(), Instant::ZERO, &mut rng).unwrap();
     pending_output(&mut client, Instant::ZERO);
     let mut accept = unhex(&vectors()["accept"]);
-    let established = Received::Event {
-        consumed: 1,
-        event: ClientEvent::Established,
-    };
-    assert_eq!(client.recv(Instant::ZERO, &mut accept), Ok(established));
+    let established = (1, Received::Event(ClientEvent::Established));
+    assert_eq!(client.recv_bytes(Instant::ZERO, &mut accept), Ok(established));
 }
 
 #[test]
@@ -128,11 +122,8 @@ fn a_ping_is_the_byte_of_the_vector_for_both_roles() {
     let ping = unhex(&vectors()["ping"]);
     ends.client.ping().unwrap();
     assert_eq!(pending_output(&mut ends.client, ends.now), ping);
-    let event = Received::Event {
-        consumed: 1,
-        event: ServerEvent::Ping,
-    };
-    assert_eq!(ends.server.recv(ends.now, &mut ping.clone()), Ok(event));
+    let event = (1, Received::Event(ServerEvent::Ping));
+    assert_eq!(ends.server.recv_bytes(ends.now, &mut ping.clone()), Ok(event));
 }
 
 #[test]
@@ -185,7 +176,7 @@ fn no_vector_opens_with_its_last_bit_flipped() {
     for entry in entries("request", 5) {
         let mut ends = plain();
         assert_eq!(
-            ends.server.recv(ends.now, &mut flipped(entry)),
+            ends.server.recv_bytes(ends.now, &mut flipped(entry)),
             Err(ConnectionError::Tampered)
         );
     }
@@ -193,7 +184,7 @@ fn no_vector_opens_with_its_last_bit_flipped() {
         let mut ends = plain();
         ends.request(b"what?");
         assert_eq!(
-            ends.client.recv(ends.now, &mut flipped(entry)),
+            ends.client.recv_bytes(ends.now, &mut flipped(entry)),
             Err(ConnectionError::Tampered)
         );
     }

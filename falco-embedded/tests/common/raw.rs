@@ -78,7 +78,7 @@ impl<'k> Raw<'k> {
         }
         loop {
             match self.machine.recv(now, self.inbox.unread()) {
-                Ok(Received::Event { consumed, event }) => {
+                Ok(Received::Event(event)) => {
                     self.established |= event == ClientEvent::Established;
                     if let ClientEvent::Refused { refusal, .. } = event {
                         self.refused.push(refusal);
@@ -86,9 +86,8 @@ impl<'k> Raw<'k> {
                     let whole = matches!(event, ClientEvent::Answer { .. } | ClientEvent::Part { last: true, .. });
                     self.answers += usize::from(whole);
                     self.pongs += usize::from(matches!(event, ClientEvent::Pong { .. }));
-                    self.inbox.consume(consumed);
                 }
-                Ok(Received::Skip { consumed }) => self.inbox.consume(consumed),
+                Ok(Received::Skip) => {}
                 Ok(_) => return,
                 Err(end) => {
                     self.end = Some(end);

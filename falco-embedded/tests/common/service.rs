@@ -161,7 +161,7 @@ impl<'k> Service<'k> {
         }
         while self.end.is_none() {
             match self.machine.recv(now, self.inbox.unread()) {
-                Ok(Received::Event { consumed, event }) => {
+                Ok(Received::Event(event)) => {
                     let (last, body) = (&mut self.last, &mut self.body);
                     let mut begin = |id, bytes: &[u8]| {
                         *last = Some(id);
@@ -188,9 +188,8 @@ impl<'k> Service<'k> {
                         ServerEvent::Ping => self.pings += 1,
                         _ => {}
                     }
-                    self.inbox.consume(consumed);
                 }
-                Ok(Received::Skip { consumed }) => self.inbox.consume(consumed),
+                Ok(Received::Skip) => {}
                 Ok(Received::NeedMore { .. }) => break,
                 Ok(_) => self.write(),
                 Err(end) => self.end = Some(end),

@@ -185,7 +185,7 @@ impl Reader {
         loop {
             match locked.state.recv(now, self.line.unread()).map_err(Ok)? {
                 Progress::NeedMore(total) => return Ok(total),
-                Progress::Consumed(count) => self.line.consume(count),
+                Progress::Again => self.line.free_consumed(),
             }
         }
     }
@@ -227,7 +227,7 @@ impl Reader {
                 // the stream. So a write in progress may be the cause.
                 locked = await_write(&self.shared, locked);
                 let failed = locked.state.take_write_error();
-                let (mux, unread) = (&mut locked.state.mux, self.line.unread());
+                let (mux, unread) = (&mut locked.state.mux, &self.line.unread());
                 return Err(match failed {
                     None => Ok(mux.end_of_stream(now, unread)),
                     Some(Ok(end)) => Ok(end),

@@ -9,7 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use falco_core::keys::ClientKeys;
 use falco_core::mux::{Call, ClientMux, ClientStep, History, Unfinished};
-use falco_core::{ClientConnection, ConnectionError, Ending, Fate, Instant, LostRequest, RequestError, Settings};
+use falco_core::{
+    ClientConnection, ConnectionError, Ending, Fate, Instant, LostRequest, RequestError, Settings, Unread,
+};
 
 pub(super) use self::open::Begin;
 use self::open::{Waiter, arrive, begin};
@@ -74,8 +76,8 @@ impl Slot {
 
 /// The result of receiving unread bytes.
 pub(super) enum Progress {
-    /// This many of them were consumed.
-    Consumed(usize),
+    /// A step was processed.
+    Again,
     /// The next step needs this many unread bytes in all.
     NeedMore(usize),
 }
@@ -231,21 +233,13 @@ impl State {
     }
 
     /// Receives one step from the unread bytes, and completes the request that it belongs to.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "there is no other step at present")]
-    pub(super) fn recv(&mut self, now: Instant, unread: &mut [u8]) -> Result<Progress, ConnectionError> {
-        Ok(match self.mux.recv(now, unread)? {
-            ClientStep::NeedMore { total } => Progress::NeedMore(total),
-            ClientStep::Skip { consumed } | ClientStep::Established { consumed } => Progress::Consumed(consumed),
-            ClientStep::Answer { consumed, waiter, body } => {
+    pub(super) fn recv(&mut self, now: Instant, unread: Unread<'_, '_>) -> Result<Progress, ConnectionError> {
+        match self.mux.recv(now, unread)? {
+            ClientStep::NeedMore { total } => return Ok(Progress::NeedMore(total)),
+            ClientStep::Answer { waiter, body } => {
                 waiter.answer(body.into_vec());
-                Progress::Consumed(consumed)
             }
-            ClientStep::Refused {
-                consumed,
-                call,
-                refusal,
-                retry,
-            } => {
+            ClientStep::Refused { call, refusal, retry } => {
                 let error = Error::Request(RequestError::Refused(refusal));
                 let (waiter, job) = job_of(call);
                 if retry {
@@ -253,43 +247,32 @@ impl State {
                 } else {
                     waiter.fail(error);
                 }
-                Progress::Consumed(consumed)
             }
-            ClientStep::Pong { consumed, waiters } => {
+            ClientStep::Pong { waiters } => {
                 for slot in waiters {
                     self.pings -= 1;
                     slot.end(Outcome::Done(Reply::Pong));
                 }
-                Progress::Consumed(consumed)
             }
-            ClientStep::Opened { consumed, ticket, body } => {
+            ClientStep::Opened { ticket, body } => {
                 begin(&mut self.mux, ticket);
                 arrive(&mut self.mux, ticket, body);
-                Progress::Consumed(consumed)
             }
-            ClientStep::Part { consumed, ticket, body } => {
+            ClientStep::Part { ticket, body } => {
                 arrive(&mut self.mux, ticket, body);
-                Progress::Consumed(consumed)
             }
-            ClientStep::Ended { consumed, waiter, .. } => {
+            ClientStep::Ended { waiter, .. } => {
                 waiter.end_stream();
-                Progress::Consumed(consumed)
             }
-            ClientStep::OpenRefused {
-                consumed,
-                waiter,
-                refusal,
-                ..
-            } => {
+            ClientStep::OpenRefused { waiter, refusal, .. } => {
                 waiter.fail(Error::Request(RequestError::Refused(refusal)));
-                Progress::Consumed(consumed)
             }
-            ClientStep::Closing { consumed, .. } => {
+            ClientStep::Closing { .. } => {
                 self.move_unbegun(now);
-                Progress::Consumed(consumed)
             }
-            other => Progress::Consumed(other.consumed()),
-        })
+            ClientStep::Skip | ClientStep::Established | _ => {}
+        }
+        Ok(Progress::Again)
     }
 
     fn seal_once(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {

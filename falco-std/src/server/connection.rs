@@ -167,6 +167,7 @@ where
     fn run(&mut self) -> io::Result<Step> {
         let mut now = self.conn.now();
         loop {
+            self.line.free_consumed();
             now = self.conn.flush_at(now);
             let mut locked = self.conn.lock();
             if let Some(ended) = locked.state.end.take() {
@@ -184,9 +185,9 @@ where
             }
             match locked.state.mux.recv(now, self.line.unread()) {
                 Err(end) => return Ok(Step::Ended(end)),
-                Ok(ServerStep::Request { consumed, id, body }) => {
+                Ok(ServerStep::Request { id, body }) => {
                     let body = body.into_vec();
-                    self.line.consume(consumed);
+                    self.line.free_consumed();
                     if self.line.unread().is_empty() && self.may_handle(&locked.state) {
                         return Ok(Step::Handle(locked.state.begin(id, body)));
                     }
@@ -201,9 +202,8 @@ where
                         now = self.conn.now();
                     }
                 }
-                Ok(ServerStep::Opened { consumed, id, body }) => {
+                Ok(ServerStep::Opened { id, body }) => {
                     let body = body.into_vec();
-                    self.line.consume(consumed);
                     let schedule = locked.state.push_open(now, id, &body);
                     self.count_busy(&mut locked);
                     drop(locked);
@@ -211,32 +211,26 @@ where
                         self.service.pool.submit(Arc::clone(&self.requests));
                     }
                 }
-                Ok(ServerStep::Part { consumed, id, body }) => {
+                Ok(ServerStep::Part { id, body }) => {
                     if let Some(pipe) = locked.state.opens.pipe(id) {
                         pipe.arrive(body);
                     }
-                    self.line.consume(consumed);
                 }
-                Ok(ServerStep::Ended { consumed, id }) => {
+                Ok(ServerStep::Ended { id }) => {
                     locked.state.end_body(id);
-                    self.line.consume(consumed);
                 }
-                Ok(ServerStep::Cancelled { consumed, id }) => {
+                Ok(ServerStep::Cancelled { id }) => {
                     locked.state.cancel(id);
-                    self.line.consume(consumed);
                 }
-                Ok(ServerStep::Established { consumed }) => {
+                Ok(ServerStep::Established) => {
                     drop(locked);
-                    self.line.consume(consumed);
                     self.establish();
                 }
-                Ok(ServerStep::Hello { consumed, fingerprint }) => {
+                Ok(ServerStep::Hello { fingerprint }) => {
                     drop(locked);
-                    self.line.consume(consumed);
                     self.permit.hello(fingerprint);
                 }
-                Ok(ServerStep::Skip { consumed } | ServerStep::Closing { consumed, .. }) => {
-                    self.line.consume(consumed);
+                Ok(ServerStep::Skip | ServerStep::Closing { .. }) => {
                     self.count_busy(&mut locked);
                 }
                 Ok(ServerStep::NeedMore { total }) => {
@@ -356,7 +350,7 @@ where
             Filled::EndOfStream => {
                 self.input_ended = true;
                 // `recv` returns the error.
-                _ = state.mux.end_of_stream(now, self.line.unread());
+                _ = state.mux.end_of_stream(now, &self.line.unread());
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use falco_core::keys::ServerKeys;
 use falco_core::mux::{Halves, HeldBytes, ServerMux, ServerStep, SharedBudget};
 use falco_core::{
     CloseReason, ConnectionError, Ending, Instant, KeyId, LostRequest, NoAnswer, RequestError, RequestId,
-    ServerConnection, Settings, Status,
+    ServerConnection, Settings, Status, Unread,
 };
 
 use self::streams::{OpenPlace, OpenPlaces, Opens};
@@ -342,7 +342,7 @@ impl State {
         }
         // Now all that were deferred are open ones. No byte is needed to return them.
         while self.mux.has_request() {
-            match self.mux.recv(now, &mut []) {
+            match self.mux.recv(now, Unread::new(&mut [], &mut 0)) {
                 Ok(ServerStep::Opened { id, body, .. }) => {
                     let body = body.into_vec();
                     self.submit_due |= self.push_open(now, id, &body);

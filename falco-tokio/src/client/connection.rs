@@ -288,7 +288,7 @@ impl Connection {
                 Poll::Ready(Ok(0)) => {
                     let now = self.now;
                     self.eof = true;
-                    return Poll::Ready(Event::Ended(Ok(self.mux.end_of_stream(now, self.line.unread()))));
+                    return Poll::Ready(Event::Ended(Ok(self.mux.end_of_stream(now, &self.line.unread()))));
                 }
                 Poll::Ready(Ok(count)) => {
                     self.received = self.now;

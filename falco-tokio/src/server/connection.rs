@@ -264,7 +264,7 @@ impl<H: Handler> Connection<H> {
                     Poll::Ready(0) => {
                         self.eof = true;
                         let now = self.now;
-                        if let Err(end) = self.mux.end_of_stream(now, self.line.unread()) {
+                        if let Err(end) = self.mux.end_of_stream(now, &self.line.unread()) {
                             return Poll::Ready(Ok(end));
                         }
                         moved = true;

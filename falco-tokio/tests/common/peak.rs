@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Instant;
 
 use falco_core::keys::{ClientKeys, Secrets};
-use falco_core::{ClientConnection, Key, Received, RequestId, Settings};
+use falco_core::{ClientConnection, Key, Received, RequestId, Settings, Unread};
 use getrandom::SysRng;
 use socket2::{Domain, Socket, Type};
 
@@ -192,15 +192,16 @@ impl Silent {
         loop {
             let count = machine.poll_transmit(NOW, &mut out).unwrap();
             stream.write_all(&out[..count]).unwrap();
-            match machine.recv(NOW, &mut unread).unwrap() {
+            let present = unread.len();
+            match machine.recv(NOW, Unread::new(&mut unread, &mut 0)).unwrap() {
                 Received::NeedMore { total } => {
-                    let more = total - unread.len();
+                    let more = total - present;
                     let mut bytes = vec![0; more];
                     stream.read_exact(&mut bytes).unwrap();
                     unread.extend(bytes);
                 }
-                Received::Event { .. } => break,
-                other @ (Received::Wait(_) | Received::Skip { .. } | _) => panic!("{other:?}"),
+                Received::Event(_) => break,
+                other @ (Received::Wait(_) | Received::Skip | _) => panic!("{other:?}"),
             }
         }
         let count = machine.poll_transmit(NOW, &mut out).unwrap();

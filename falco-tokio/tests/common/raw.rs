@@ -6,9 +6,9 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use falco_core::Instant;
 use falco_core::keys::{ClientKeys, Secrets};
 use falco_core::mux::{Call, ClientMux, ClientStep};
+use falco_core::{Instant, Unread};
 use falco_tokio::{Refusal, Settings};
 use getrandom::SysRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,7 +123,9 @@ impl RawPeer {
     /// One step of the machine, reading and writing what it needs.
     async fn step(&mut self) -> Option<Came> {
         loop {
-            let (consumed, came) = match self.mux.recv(NOW, &mut self.unread).ok()? {
+            let mut consumed = 0;
+            let unread = Unread::new(&mut self.unread, &mut consumed);
+            let came = match self.mux.recv(NOW, unread).ok()? {
                 ClientStep::NeedMore { .. } => {
                     let reading = self.stream.read_buf(&mut self.unread);
                     let read = tokio::time::timeout(PATIENCE, reading)
@@ -134,11 +136,11 @@ impl RawPeer {
                     }
                     continue;
                 }
-                ClientStep::Answer { consumed, body, .. } => (consumed, Came::Answer(body.into_vec())),
-                ClientStep::Refused { consumed, refusal, .. } => (consumed, Came::Refused(refusal)),
-                ClientStep::Established { consumed } => (consumed, Came::Established),
-                ClientStep::Pong { consumed, .. } => (consumed, Came::Pong),
-                other => (other.consumed(), Came::Other),
+                ClientStep::Answer { body, .. } => Came::Answer(body.into_vec()),
+                ClientStep::Refused { refusal, .. } => Came::Refused(refusal),
+                ClientStep::Established => Came::Established,
+                ClientStep::Pong { .. } => Came::Pong,
+                _ => Came::Other,
             };
             self.unread.drain(..consumed);
             return Some(came);

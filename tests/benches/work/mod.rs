@@ -9,7 +9,7 @@ use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use falco_core::testing::{CountingRng, NoiseTestClient, NoiseTestServer, noise_client, noise_server};
 use falco_core::{
-    ClientConnection, ClientEvent, Instant, Received, RequestId, ServerConnection, ServerEvent, Settings,
+    ClientConnection, ClientEvent, Instant, Received, RequestId, ServerConnection, ServerEvent, Settings, Unread,
 };
 
 /// 64 B, 1 KiB, 16 KiB and the largest round number that one frame holds: a record has at most
@@ -63,10 +63,16 @@ impl Machines {
         let mut bytes = [0; 160];
         for _ in 0..2 {
             let sent = self.client.poll_transmit(Instant::ZERO, &mut bytes).expect("room");
-            let came = self.server.recv(Instant::ZERO, bytes.get_mut(..sent).expect("written"));
+            let came = self.server.recv(
+                Instant::ZERO,
+                Unread::new(bytes.get_mut(..sent).expect("written"), &mut 0),
+            );
             came.expect("the server takes it");
             let sent = self.server.poll_transmit(Instant::ZERO, &mut bytes).expect("room");
-            let came = self.client.recv(Instant::ZERO, bytes.get_mut(..sent).expect("written"));
+            let came = self.client.recv(
+                Instant::ZERO,
+                Unread::new(bytes.get_mut(..sent).expect("written"), &mut 0),
+            );
             came.expect("the client takes it");
         }
     }
@@ -85,11 +91,8 @@ impl Machines {
     pub(crate) fn open_requests(&mut self) {
         for place in &mut self.ring {
             let record = place.bytes.get_mut(..place.length).expect("it was sealed there");
-            match self.server.recv(Instant::ZERO, record) {
-                Ok(Received::Event {
-                    event: ServerEvent::Request { id, body },
-                    ..
-                }) => {
+            match self.server.recv(Instant::ZERO, Unread::new(record, &mut 0)) {
+                Ok(Received::Event(ServerEvent::Request { id, body })) => {
                     black_box(body);
                     self.asked.push(id);
                 }
@@ -112,11 +115,8 @@ impl Machines {
     pub(crate) fn open_answers(&mut self) {
         for place in &mut self.ring {
             let record = place.bytes.get_mut(..place.length).expect("it was sealed there");
-            match self.client.recv(Instant::ZERO, record) {
-                Ok(Received::Event {
-                    event: ClientEvent::Answer { body, .. },
-                    ..
-                }) => _ = black_box(body),
+            match self.client.recv(Instant::ZERO, Unread::new(record, &mut 0)) {
+                Ok(Received::Event(ClientEvent::Answer { body, .. })) => _ = black_box(body),
                 other => panic!("{other:?}"),
             }
         }

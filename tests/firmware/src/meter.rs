@@ -9,7 +9,7 @@ use core::cell::Cell;
 
 use falco_core::crypto::{Aead, AeadError, Crypto, NoiseCrypto, Nonce, Tag};
 use falco_core::noise::{FixedTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
-use falco_core::{ClientConnection, Instant, Received, RustCrypto, ServerConnection};
+use falco_core::{ClientConnection, Instant, Received, RustCrypto, ServerConnection, Unread};
 
 use crate::board::{self, Clock, Entropy, Factory};
 use crate::wire::settings;
@@ -115,7 +115,7 @@ pub(crate) fn measure(factory: &Factory, mut entropy: &Entropy) -> Option<i32> {
     let hello = step(&ticks, names, || client.poll_transmit(now, &mut bytes)).ok()?;
     let names = ["server", "server_x25519", "server_sha256", "server_aes_gcm"];
     let welcome = step(&ticks, names, || {
-        server.recv(now, bytes.get_mut(..hello)?).ok()?;
+        server.recv(now, Unread::new(bytes.get_mut(..hello)?, &mut 0)).ok()?;
         server.poll_transmit(now, &mut bytes).ok()
     })?;
     let names = [
@@ -125,13 +125,16 @@ pub(crate) fn measure(factory: &Factory, mut entropy: &Entropy) -> Option<i32> {
         "client_welcome_aes_gcm",
     ];
     step(&ticks, names, || {
-        client.recv(now, bytes.get_mut(..welcome)?).ok().map(|_| ())
+        client
+            .recv(now, Unread::new(bytes.get_mut(..welcome)?, &mut 0))
+            .ok()
+            .map(|_| ())
     })?;
     // The client's first PING and its answer are not counted. The server sends the answer before it
     // reads a request.
     let ping = client.poll_transmit(now, &mut bytes).ok()?;
-    let heard = server.recv(now, bytes.get_mut(..ping)?).ok()?;
-    if !matches!(heard, Received::Event { .. }) {
+    let heard = server.recv(now, Unread::new(bytes.get_mut(..ping)?, &mut 0)).ok()?;
+    if !matches!(heard, Received::Event(_)) {
         return Some(40);
     }
     server.poll_transmit(now, &mut bytes).ok()?;
@@ -144,8 +147,8 @@ pub(crate) fn measure(factory: &Factory, mut entropy: &Entropy) -> Option<i32> {
     let names = ["open_64", "open_64_x25519", "open_64_sha256", "open_64_aes_gcm"];
     // The record of the PING is consumed here too.
     let heard = step(&ticks, names, || {
-        let heard = server.recv(now, bytes.get_mut(..sealed)?);
-        Some(matches!(heard, Ok(Received::Event { .. })))
+        let heard = server.recv(now, Unread::new(bytes.get_mut(..sealed)?, &mut 0));
+        Some(matches!(heard, Ok(Received::Event(_))))
     })?;
     Some(if heard { 0 } else { 41 })
 }

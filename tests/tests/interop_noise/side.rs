@@ -7,7 +7,7 @@ use std::net::TcpStream;
 
 use falco_core::{
     BufferSizes, Connection, HeapPartials, Instant, KeyRef, OutgoingAnswer, OutgoingRequest, Reassembly, Received,
-    RequestId, Role, Settings,
+    RequestId, Role, Settings, Unread,
 };
 use getrandom::SysRng;
 
@@ -111,13 +111,14 @@ impl<R: Role<Outgoing: Message>, H: KeyRef<R>> Side<R, H> {
     pub(super) fn receive<T>(&mut self, take: impl FnOnce(&mut Partials, R::Event<'_>) -> T) -> Option<T> {
         loop {
             let now = self.now();
-            match self.machine.recv(now, &mut self.unread) {
-                Ok(Received::Event { consumed, event }) => {
+            let mut start = 0;
+            match self.machine.recv(now, Unread::new(&mut self.unread, &mut start)) {
+                Ok(Received::Event(event)) => {
                     let taken = take(&mut self.partials, event);
-                    self.unread.drain(..consumed);
+                    self.unread.drain(..start);
                     return Some(taken);
                 }
-                Ok(Received::Skip { consumed }) => drop(self.unread.drain(..consumed)),
+                Ok(Received::Skip) => drop(self.unread.drain(..start)),
                 Ok(Received::NeedMore { .. } | Received::Wait(_) | _) | Err(_) => {
                     return None;
                 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use falco_core::noise::{HeapTable, KeyRing, NoiseClient, NoiseSecret, NoiseServer};
 use falco_core::{
     ClientConnection, ClientEvent, CloseReason, Instant, KeyRef, Received, Role, RustCrypto, ServerConnection,
-    ServerEvent, Settings, wipe_stack,
+    ServerEvent, Settings, Unread, wipe_stack,
 };
 use falco_embedded::{BufferedClient, BufferedConnection, BufferedServer, NoiseClientKey, NoiseServerKey};
 
@@ -65,14 +65,16 @@ impl Machines {
 
     fn shake_hands(&mut self, control: &mut Control) {
         let hello = self.client_sends();
-        self.server.recv(NOW, &mut hello.clone()).unwrap();
+        self.server.recv(NOW, Unread::new(&mut hello.clone(), &mut 0)).unwrap();
         let welcome = self.server_sends();
-        self.client.recv(NOW, &mut welcome.clone()).unwrap();
+        self.client
+            .recv(NOW, Unread::new(&mut welcome.clone(), &mut 0))
+            .unwrap();
         control.handshake(&hello, &welcome);
         let mut proof = self.client_sends();
-        self.server.recv(NOW, &mut proof).unwrap();
+        self.server.recv(NOW, Unread::new(&mut proof, &mut 0)).unwrap();
         let mut pong = self.server_sends();
-        self.client.recv(NOW, &mut pong).unwrap();
+        self.client.recv(NOW, Unread::new(&mut pong, &mut 0)).unwrap();
     }
 
     fn exchange(&mut self, times: usize) {
@@ -83,7 +85,11 @@ impl Machines {
                 .client
                 .seal(NOW, [(&mut message, &[7; 1000][..])], &mut bytes)
                 .unwrap();
-            let Received::Event { event, .. } = self.server.recv(NOW, &mut bytes[..length]).unwrap() else {
+            let Received::Event(event) = self
+                .server
+                .recv(NOW, Unread::new(&mut bytes[..length], &mut 0))
+                .unwrap()
+            else {
                 panic!("nothing came");
             };
             let ServerEvent::Request { id, .. } = event else {
@@ -94,7 +100,11 @@ impl Machines {
                 .server
                 .seal(NOW, [(&mut message, &b"hello"[..])], &mut bytes)
                 .unwrap();
-            let Received::Event { event, .. } = self.client.recv(NOW, &mut bytes[..length]).unwrap() else {
+            let Received::Event(event) = self
+                .client
+                .recv(NOW, Unread::new(&mut bytes[..length], &mut 0))
+                .unwrap()
+            else {
                 panic!("nothing came");
             };
             assert!(matches!(event, ClientEvent::Answer { body: b"hello", .. }), "{event:?}");

@@ -282,17 +282,12 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// An open answer begins.
-    pub(super) fn answer_opened<'u>(
-        &mut self,
-        consumed: usize,
-        id: RequestId,
-        body: &'u [u8],
-    ) -> ClientStep<'u, B, W, P> {
+    pub(super) fn answer_opened<'u>(&mut self, id: RequestId, body: &'u [u8]) -> ClientStep<'u, B, W, P> {
         self.history.served = true;
         let open = self.streams.as_ref().and_then(|streams| streams.begun.get(&id.key()));
         let sent = || self.begun.get(id).map(|begun| begun.ticket);
         let Some(ticket) = open.copied().or_else(sent) else {
-            return ClientStep::Skip { consumed };
+            return ClientStep::Skip;
         };
         let in_pieces = match self.table.get(ticket) {
             Some(call) if open.is_none() => Some(call.streams),
@@ -303,21 +298,20 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             Some(true) => {
                 streams.answers.insert(id.key(), Answer::InPieces(ticket));
                 streams.reading.insert(ticket, id);
-                ClientStep::Opened { consumed, ticket, body }
+                ClientStep::Opened { ticket, body }
             }
             Some(false) => {
                 streams.answers.insert(id.key(), Answer::Collected(Vec::new()));
-                self.collect(consumed, id, body)
+                self.collect(id, body)
             }
             // It was cancelled.
-            None => ClientStep::Skip { consumed },
+            None => ClientStep::Skip,
         }
     }
 
     /// A part of an open answer, or its end. `None` if the answer is not open.
     pub(super) fn answer_part<'u>(
         &mut self,
-        consumed: usize,
         id: RequestId,
         body: &'u [u8],
         last: bool,
@@ -325,7 +319,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let streams = self.streams.as_mut()?;
         let ticket = match streams.answers.get(&id.key())? {
             Answer::InPieces(ticket) => *ticket,
-            Answer::Collected(_) if !last => return Some(self.collect(consumed, id, body)),
+            Answer::Collected(_) if !last => return Some(self.collect(id, body)),
             Answer::Collected(_) => {
                 let whole = streams.answers.remove(&id.key());
                 let body = match whole {
@@ -333,27 +327,23 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
                     Some(Answer::InPieces(_)) | None => Body::Lent(body),
                 };
                 let waiter = self.completed(id);
-                let skip = ClientStep::Skip { consumed };
-                return Some(waiter.map_or(skip, |waiter| ClientStep::Answer { consumed, waiter, body }));
+                let skip = ClientStep::Skip;
+                return Some(waiter.map_or(skip, |waiter| ClientStep::Answer { waiter, body }));
             }
         };
         if !last {
-            return Some(ClientStep::Part { consumed, ticket, body });
+            return Some(ClientStep::Part { ticket, body });
         }
         streams.forget_answer(id);
         let waiter = self.completed(id);
-        let skip = ClientStep::Skip { consumed };
-        Some(waiter.map_or(skip, |waiter| ClientStep::Ended {
-            consumed,
-            ticket,
-            waiter,
-        }))
+        let skip = ClientStep::Skip;
+        Some(waiter.map_or(skip, |waiter| ClientStep::Ended { ticket, waiter }))
     }
 
     /// Adds a part to an answer that is collected. If the answer gets longer than `max_message` of
     /// this side, its request is cancelled.
-    fn collect<'u>(&mut self, consumed: usize, id: RequestId, part: &[u8]) -> ClientStep<'u, B, W, P> {
-        let skip = ClientStep::Skip { consumed };
+    fn collect<'u>(&mut self, id: RequestId, part: &[u8]) -> ClientStep<'u, B, W, P> {
+        let skip = ClientStep::Skip;
         let most = usize::try_from(self.max_answer).unwrap_or(usize::MAX);
         let answer = self
             .streams
@@ -371,7 +361,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let ticket = self.begun.get(id).map(|begun| begun.ticket);
         let call = ticket.and_then(|ticket| self.take(ticket));
         call.map_or(skip, |call| ClientStep::Refused {
-            consumed,
             call,
             refusal: Refusal::AnswerTooLarge,
             retry: false,
@@ -413,18 +402,12 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// An open request was refused. `None` if this is no open request.
-    pub(super) fn open_refused<'u>(
-        &mut self,
-        consumed: usize,
-        id: RequestId,
-        refusal: Refusal,
-    ) -> Option<ClientStep<'u, B, W, P>> {
+    pub(super) fn open_refused<'u>(&mut self, id: RequestId, refusal: Refusal) -> Option<ClientStep<'u, B, W, P>> {
         let (ticket, waiter) = self.open_completed(id)?;
         self.parts.forget(id);
         self.history.served |= refusal != Refusal::NotProcessed;
-        let skip = ClientStep::Skip { consumed };
+        let skip = ClientStep::Skip;
         Some(waiter.map_or(skip, |waiter| ClientStep::OpenRefused {
-            consumed,
             ticket,
             waiter,
             refusal,

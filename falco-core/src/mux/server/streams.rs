@@ -127,8 +127,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// An open request begins. Its whole window is reserved, in the part of the shared bound that
     /// open requests may take.
-    pub(super) fn opened<'u>(&mut self, consumed: usize, id: RequestId, body: &'u [u8]) -> ServerStep<'u> {
-        let skip = ServerStep::Skip { consumed };
+    pub(super) fn opened<'u>(&mut self, id: RequestId, body: &'u [u8]) -> ServerStep<'u> {
+        let skip = ServerStep::Skip;
         if !self.takes_streams {
             self.give_up(id, NoAnswer::OpenBody);
             return skip;
@@ -149,28 +149,22 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
         self.streams().open.insert(id.key());
         let body = Body::Lent(body);
-        ServerStep::Opened { consumed, id, body }
+        ServerStep::Opened { id, body }
     }
 
     /// A part of an open request, or its end. `None` if its length was given.
-    pub(super) fn open_part<'u>(
-        &mut self,
-        consumed: usize,
-        id: RequestId,
-        body: &'u [u8],
-        last: bool,
-    ) -> Option<ServerStep<'u>> {
+    pub(super) fn open_part<'u>(&mut self, id: RequestId, body: &'u [u8], last: bool) -> Option<ServerStep<'u>> {
         let (window, streams) = (bytes(self.machine.window()), self.streams.as_mut()?);
         if let Some(deferred) = streams.deferred.get_mut(&id.key()) {
             append(&mut deferred.body, body, window);
             deferred.ended = last;
-            return Some(ServerStep::Skip { consumed });
+            return Some(ServerStep::Skip);
         }
         let is_open = streams.open.contains(&id.key());
         is_open.then_some(if last {
-            ServerStep::Ended { consumed, id }
+            ServerStep::Ended { id }
         } else {
-            ServerStep::Part { consumed, id, body }
+            ServerStep::Part { id, body }
         })
     }
 
@@ -179,10 +173,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         if self.streams.as_ref().is_none_or(|streams| !streams.has_request()) || !self.has_request() {
             return None;
         }
-        let (consumed, streams) = (0, self.streams.as_mut()?);
+        let streams = self.streams.as_mut()?;
         if let Some(key) = streams.ended.pop_first() {
             let id = RequestId::from_key(key);
-            return Some(ServerStep::Ended { consumed, id });
+            return Some(ServerStep::Ended { id });
         }
         let (key, Deferred { body, ended }) = streams.deferred.pop_first()?;
         streams.open.insert(key);
@@ -190,7 +184,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
             streams.ended.insert(key);
         }
         let (id, body) = (RequestId::from_key(key), Body::Whole(body));
-        Some(ServerStep::Opened { consumed, id, body })
+        Some(ServerStep::Opened { id, body })
     }
 
     /// Refuses an open request as busy that no handler has received, because the caller has no room

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::Input;
 use super::parser::feed_both_ways;
-use crate::testing::{CountingRng, NoiseTestClient, NoiseTestServer, noise_client, noise_server};
+use crate::testing::{CountingRng, NoiseTestClient, NoiseTestServer, RecvBytes, noise_client, noise_server};
 use crate::{BufferSizes, ClientConnection, Instant, Received, ServerConnection, Settings};
 
 /// Records of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
@@ -57,15 +57,18 @@ fn machines(stage: u8) -> (Client, Server) {
     let mut wire = [0; BufferSizes::TRANSMIT];
     let sent = client.poll_transmit(now, &mut wire).expect("there is room");
     if stage > 0 {
-        let received = server.recv(now, wire.split_at_mut(sent).0);
-        assert_eq!(received, Ok(Received::Skip { consumed: sent }), "the key is right");
+        let received = server.recv_bytes(now, wire.split_at_mut(sent).0);
+        assert_eq!(received, Ok((sent, Received::Skip)), "the key is right");
         let sent = server.poll_transmit(now, &mut wire).expect("there is room");
         if stage > 1 {
-            let received = client.recv(now, wire.split_at_mut(sent).0);
-            assert!(matches!(received, Ok(Received::Event { .. })), "the server accepts");
+            let received = client.recv_bytes(now, wire.split_at_mut(sent).0);
+            assert!(matches!(received, Ok((_, Received::Event(_)))), "the server accepts");
             let sent = client.poll_transmit(now, &mut wire).expect("there is room");
-            let received = server.recv(now, wire.split_at_mut(sent).0);
-            assert!(matches!(received, Ok(Received::Event { .. })), "the client has the key");
+            let received = server.recv_bytes(now, wire.split_at_mut(sent).0);
+            assert!(
+                matches!(received, Ok((_, Received::Event(_)))),
+                "the client has the key"
+            );
             let sent = server.poll_transmit(now, &mut wire).expect("there is room");
             assert_eq!(sent, 33, "a pong");
         }

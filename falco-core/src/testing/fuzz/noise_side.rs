@@ -4,7 +4,7 @@
 use std::vec::Vec;
 
 use super::noise_attacker::MAX_IN_FLIGHT;
-use crate::{BufferSizes, Connection, ConnectionError, Instant, KeyRef, Received, Role};
+use crate::{BufferSizes, Connection, ConnectionError, Instant, KeyRef, Received, Role, Unread};
 
 /// Output for a whole record, and pending output before it.
 pub(super) const ROOM: usize = 260;
@@ -73,14 +73,15 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
     pub(super) fn next<T>(&mut self, now: Instant, take: impl FnOnce(R::Event<'_>) -> T) -> Option<T> {
         self.told_all = false;
         loop {
-            match self.machine.recv(now, &mut self.inbox) {
-                Ok(Received::Event { consumed, event }) => {
+            let mut start = 0;
+            match self.machine.recv(now, Unread::new(&mut self.inbox, &mut start)) {
+                Ok(Received::Event(event)) => {
                     assert!(self.end.is_none(), "an event after the end");
                     let taken = take(event);
-                    self.inbox.drain(..consumed);
+                    self.inbox.drain(..start);
                     return Some(taken);
                 }
-                Ok(Received::Skip { consumed }) => drop(self.inbox.drain(..consumed)),
+                Ok(Received::Skip) => drop(self.inbox.drain(..start)),
                 Ok(Received::NeedMore { total }) => {
                     assert!(total > self.inbox.len(), "{total} bytes are there");
                     self.told_all = true;

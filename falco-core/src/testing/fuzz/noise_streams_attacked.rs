@@ -8,7 +8,7 @@ use super::Input;
 use super::noise_attacker::{
     Attacked, BODY, MAX_IN_FLIGHT, handshake, no_security_client, no_security_server, settings,
 };
-use crate::testing::{CountingRng, NoSecurity, RawHandshake, raw_frame, raw_streams};
+use crate::testing::{CountingRng, NoSecurity, RawHandshake, RecvBytes, raw_frame, raw_streams};
 use crate::{
     BufferSizes, ClientConnection, ClientEvent, CloseReason, Connection, Instant, KeyRef, OutgoingAnswer,
     OutgoingRequest, Refusal, RequestId, Role, ServerConnection, ServerEvent, Settings,
@@ -194,7 +194,7 @@ fn attack_server(input: &mut Input<'_>) {
     let settings = our_settings();
     let mut machine = ServerConnection::new(&keys, &settings, now, &mut rng).expect("the generator does not fail");
     let mut wire = [0; BufferSizes::TRANSMIT];
-    machine.recv(now, &mut peer().hello()).expect("the key is right");
+    machine.recv_bytes(now, &mut peer().hello()).expect("the key is right");
     let length = machine.poll_transmit(now, &mut wire).expect("there is room");
     let mut raw = peer()
         .client(wire.split_at(length).0)

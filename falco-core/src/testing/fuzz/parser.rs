@@ -4,10 +4,10 @@
 use std::vec::Vec;
 
 use super::Input;
-use crate::testing::CountingRng;
+use crate::testing::{CountingRng, RecvBytes};
 use crate::{
     BufferSizes, ClassicKey, ClientConnection, Connection, ConnectionError, HeapReplayCache, Instant, KeyRef, Received,
-    RecvBuf, Role, ServerConnection, Settings,
+    Role, ServerConnection, Settings, Unread,
 };
 
 /// Messages of at most this many bytes: small enough that a fuzzer reaches both sides of the limit.
@@ -78,12 +78,18 @@ fn established(
     let now = Instant::ZERO;
     let sent = client.poll_transmit(now, &mut wire).expect("there is room");
     assert!(
-        matches!(server.recv(now, wire.split_at_mut(sent).0), Ok(Received::Event { .. })),
+        matches!(
+            server.recv_bytes(now, wire.split_at_mut(sent).0),
+            Ok((_, Received::Event(_)))
+        ),
         "the key is right"
     );
     let sent = server.poll_transmit(now, &mut wire).expect("there is room");
     assert!(
-        matches!(client.recv(now, wire.split_at_mut(sent).0), Ok(Received::Event { .. })),
+        matches!(
+            client.recv_bytes(now, wire.split_at_mut(sent).0),
+            Ok((_, Received::Event(_)))
+        ),
         "the server accepts"
     );
     (client, server)
@@ -125,50 +131,48 @@ pub(super) fn feed_both_ways<R: Role, H: KeyRef<R>>(
 
 fn feed<R: Role, H: KeyRef<R>>(machine: &mut Connection<R, H>, longest: usize, parts: &[&[u8]]) -> Outcome {
     let now = Instant::ZERO;
-    let mut inbox = RecvBuf::new(Vec::new());
+    // Not a `RecvBuf`: the consumed bytes are compared, too.
+    let (mut inbox, mut start) = (Vec::new(), 0);
     let mut events = Vec::new();
     let mut bytes = parts.iter().copied().flatten().copied().peekable();
     let mut left: Vec<usize> = parts.iter().map(|part| part.len()).collect();
     left.reverse();
     loop {
-        let held = inbox.len();
-        match machine.recv(now, inbox.unread()) {
+        let (held, before) = (inbox.len() - start, start);
+        match machine.recv(now, Unread::new(&mut inbox, &mut start)) {
             Err(end) => {
                 assert_eq!(machine.end(), Some(end), "the end is remembered");
-                assert_eq!(machine.recv(now, &mut []), Err(end), "the end does not change");
+                assert_eq!(machine.recv_bytes(now, &mut []), Err(end), "the end does not change");
                 return Outcome { events, end };
             }
-            Ok(Received::Event { consumed, event }) => {
-                assert!(consumed > 0 && consumed <= held, "an event consumes bytes that exist");
+            Ok(Received::Event(event)) => {
                 let event = std::format!("{event:?}");
-                events.push((event, inbox.unread().split_at(consumed).0.to_vec()));
-                inbox.consume(consumed);
+                assert!(
+                    start > before && start <= inbox.len(),
+                    "an event consumes bytes that exist"
+                );
+                events.push((event, inbox.split_at(start).0.split_at(before).1.to_vec()));
             }
-            Ok(Received::Skip { consumed }) => {
-                assert!(consumed > 0 && consumed <= held, "a skip consumes bytes that exist");
-                inbox.consume(consumed);
+            Ok(Received::Skip) => {
+                assert!(
+                    start > before && start <= inbox.len(),
+                    "a skip consumes bytes that exist"
+                );
             }
             Ok(Received::NeedMore { total }) => {
                 assert!(total > held, "{total} bytes needed, {held} present");
                 assert!(total <= longest, "{total} bytes needed, more than any frame may have");
                 let Some(count) = left.pop() else {
                     let end = machine
-                        .end_of_stream(now, inbox.unread())
+                        .end_of_stream(now, inbox.split_at(start).1)
                         .expect_err("the connection ends with its stream");
                     return Outcome { events, end };
                 };
-                for byte in bytes.by_ref().take(count) {
-                    *inbox
-                        .space(total)
-                        .expect("a vector grows")
-                        .first_mut()
-                        .expect("space is not empty") = byte;
-                    inbox.filled(1);
-                }
+                inbox.extend(bytes.by_ref().take(count));
             }
             Ok(Received::Wait(_)) => {
                 let end = machine
-                    .end_of_stream(now, inbox.unread())
+                    .end_of_stream(now, inbox.split_at(start).1)
                     .expect_err("the connection ends with its stream");
                 return Outcome { events, end };
             }

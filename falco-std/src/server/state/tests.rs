@@ -2,10 +2,10 @@
 
 use core::sync::atomic::AtomicUsize;
 
-use falco_core::ClientConnection;
 use falco_core::keys::Secrets;
 use falco_core::mux::{Body, ServerStep};
 use falco_core::testing::{CountingRng, NoiseTestClient, key, noise_client};
+use falco_core::{ClientConnection, Unread};
 
 use super::*;
 use crate::shared::Output;
@@ -47,33 +47,30 @@ impl Scene {
             assert_eq!(scene.receive(&mut out[..count]), 0);
             let mut out = Vec::new();
             let count = scene.state.seal(NOW, &mut out);
-            assert!(scene.client.recv(NOW, &mut out[..count]).is_ok());
+            assert!(scene.client.recv(NOW, Unread::new(&mut out[..count], &mut 0)).is_ok());
         }
         assert!(scene.state.drained(NOW).is_none(), "it goes on");
         scene
     }
 
     /// The server reads `bytes`. Returns how many requests are in the queue for workers.
-    fn receive(&mut self, mut bytes: &mut [u8]) -> usize {
-        let mut requests = 0;
+    fn receive(&mut self, bytes: &mut [u8]) -> usize {
+        let (mut requests, mut start) = (0, 0);
         loop {
-            let consumed = match self.state.mux.recv(NOW, bytes).expect("it goes on") {
-                ServerStep::Request { consumed, id, body } => {
+            let unread = Unread::new(bytes, &mut start);
+            match self.state.mux.recv(NOW, unread).expect("it goes on") {
+                ServerStep::Request { id, body } => {
                     let _ = self.state.push(NOW, id, Body::into_vec(body));
                     requests += 1;
-                    consumed
                 }
-                ServerStep::Skip { consumed }
-                | ServerStep::Hello { consumed, .. }
-                | ServerStep::Established { consumed } => consumed,
+                ServerStep::Skip | ServerStep::Hello { .. } | ServerStep::Established => {}
                 ServerStep::NeedMore { .. }
                 | ServerStep::TransmitFirst
                 | ServerStep::AnswerFirst
                 | ServerStep::Cancelled { .. }
                 | ServerStep::Closing { .. }
                 | _ => return requests,
-            };
-            bytes = &mut bytes[consumed..];
+            }
         }
     }
 

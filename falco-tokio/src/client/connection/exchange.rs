@@ -22,7 +22,6 @@ pub(super) enum Pause {
 
 impl Connection {
     /// Processes the unread bytes.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "the enum may get more variants")]
     pub(super) fn receive(&mut self) -> Pause {
         let now = self.now;
         loop {
@@ -32,75 +31,52 @@ impl Connection {
             };
             match step {
                 ClientStep::NeedMore { total } => return Pause::Read(total),
-                ClientStep::Skip { consumed } => self.line.consume(consumed),
-                ClientStep::Established { consumed } => {
-                    self.line.consume(consumed);
+                ClientStep::Established => {
                     let counters = self.env.counters.of(self.server());
                     self.counted = counters.map(|counters| counters.connections.counted());
                     return Pause::Report(Event::Established);
                 }
-                ClientStep::Answer { consumed, waiter, body } => {
+                ClientStep::Answer { waiter, body } => {
                     let body = match body {
                         Body::Lent(body) => Bytes::copy_from_slice(body),
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
-                    self.line.consume(consumed);
                     self.answers.answer(waiter, Ok(body));
                 }
-                ClientStep::Refused {
-                    consumed,
-                    call,
-                    refusal,
-                    retry,
-                } => {
-                    self.line.consume(consumed);
+                ClientStep::Refused { call, refusal, retry } => {
                     if retry {
                         self.returned.calls.push(call);
                     } else {
                         self.answers.fail(call.waiter, RequestError::Refused(refusal));
                     }
                 }
-                ClientStep::Pong { consumed, waiters } => {
-                    self.line.consume(consumed);
+                ClientStep::Pong { waiters } => {
                     for (since, to) in waiters {
                         let _ = to.send(Ok(Some(since.elapsed())));
                     }
                 }
-                ClientStep::Closing { consumed, reason } => {
+                ClientStep::Closing { reason } => {
                     debug!(server = %self.env.servers.dial(self.server), ?reason, "the server closes");
-                    self.line.consume(consumed);
                     if let Some(event) = self.poll_closing() {
                         return Pause::Report(event);
                     }
                 }
-                ClientStep::Opened { consumed, ticket, body } => {
+                ClientStep::Opened { ticket, body } => {
                     streams::begin(&mut self.mux, ticket);
                     streams::arrive(&mut self.mux, ticket, body);
-                    self.line.consume(consumed);
                 }
-                ClientStep::Part { consumed, ticket, body } => {
+                ClientStep::Part { ticket, body } => {
                     streams::arrive(&mut self.mux, ticket, body);
-                    self.line.consume(consumed);
                 }
-                ClientStep::Ended { consumed, waiter, .. } => {
-                    self.line.consume(consumed);
+                ClientStep::Ended { waiter, .. } => {
                     end(&waiter);
                 }
-                ClientStep::OpenRefused {
-                    consumed,
-                    waiter,
-                    refusal,
-                    ..
-                } => {
-                    self.line.consume(consumed);
+                ClientStep::OpenRefused { waiter, refusal, .. } => {
                     self.answers.fail(waiter, RequestError::Refused(refusal));
                 }
-                // There is no other step at present.
-                other => {
-                    let consumed = other.consumed();
-                    self.line.consume(consumed);
-                }
+                ClientStep::Skip | _ => {}
             }
+            self.line.free_consumed();
         }
     }
 
@@ -144,7 +120,7 @@ impl Connection {
             match self.read(cx, total) {
                 Poll::Ready(Ok(0)) => {
                     let (now, found_closed) = (self.now, error.kind() == io::ErrorKind::BrokenPipe);
-                    let end = self.mux.end_of_broken_stream(now, self.line.unread(), found_closed);
+                    let end = self.mux.end_of_broken_stream(now, &self.line.unread(), found_closed);
                     return Event::Ended(end.ok_or(error));
                 }
                 Poll::Ready(Ok(_)) => {}

@@ -42,56 +42,49 @@ impl<H: Handler> Connection<H> {
             if turn.received >= TURN {
                 return Pause::Yield;
             }
-            let now = self.now;
+            let (now, unread) = (self.now, self.line.unread_len());
             let step = match self.mux.recv(now, self.line.unread()) {
                 Ok(step) => step,
                 Err(end) => return Pause::End(end),
             };
             match step {
                 ServerStep::NeedMore { total } => return Pause::Read(total),
-                ServerStep::Hello { consumed, fingerprint } => {
+                ServerStep::Hello { fingerprint } => {
                     self.handlers.service.registry.hello(self.place.number(), fingerprint);
-                    self.consume(consumed, turn);
                 }
-                ServerStep::Skip { consumed } => {
-                    self.consume(consumed, turn);
+                ServerStep::Skip => {
                     self.count_busy();
                 }
-                ServerStep::Established { consumed } => {
-                    self.consume(consumed, turn);
+                ServerStep::Established => {
                     self.establish();
                 }
-                ServerStep::Request { consumed, id, body } => {
+                ServerStep::Request { id, body } => {
                     let body = match body {
                         Body::Lent(body) => Bytes::copy_from_slice(body),
                         Body::Whole(bytes) => Bytes::from(bytes),
                     };
-                    self.consume(consumed, turn);
+                    self.line.free_consumed();
                     if self.handlers.all_stream() {
                         self.handle_whole(id, body);
                     } else {
                         self.handle(cx, id, body);
                     }
                 }
-                ServerStep::Opened { consumed, id, body } => {
+                ServerStep::Opened { id, body } => {
                     let body = Bytes::from(body.into_vec().into_boxed_slice());
-                    self.consume(consumed, turn);
                     self.handle_open(id, body);
                 }
-                ServerStep::Part { consumed, id, body } => {
+                ServerStep::Part { id, body } => {
                     if let Some(pipe) = self.running.open(id) {
                         pipe.arrive(body);
                     }
-                    self.consume(consumed, turn);
                 }
-                ServerStep::Ended { consumed, id } => {
-                    self.consume(consumed, turn);
+                ServerStep::Ended { id } => {
                     if let Some(pipe) = self.running.open(id) {
                         pipe.update(Halves::end_input);
                     }
                 }
-                ServerStep::Cancelled { consumed, id } => {
-                    self.consume(consumed, turn);
+                ServerStep::Cancelled { id } => {
                     if let Some(pipe) = self.running.open(id) {
                         pipe.update(Halves::cancel);
                     }
@@ -102,15 +95,17 @@ impl<H: Handler> Connection<H> {
                         }
                     }
                 }
-                ServerStep::Closing { consumed, reason } => {
+                ServerStep::Closing { reason } => {
                     debug!(?reason, "the client closes");
-                    self.consume(consumed, turn);
                 }
                 ServerStep::TransmitFirst | ServerStep::AnswerFirst | _ => {
                     self.count_busy();
                     return Pause::Wait;
                 }
             }
+            let consumed = unread - self.line.unread_len();
+            turn.received = turn.received.saturating_add(of_turn(consumed) + FRAME);
+            self.line.free_consumed();
         }
     }
 
@@ -121,11 +116,6 @@ impl<H: Handler> Connection<H> {
             self.handlers.service.counters.busy.add(busy);
             debug!(requests = busy, "refused as busy: there is no room for their bytes");
         }
-    }
-
-    fn consume(&mut self, count: usize, turn: &mut Turn) {
-        turn.received = turn.received.saturating_add(of_turn(count) + FRAME);
-        self.line.consume(count);
     }
 
     /// Seals and writes until the stream accepts no more, or this turn's limit is reached. If that

@@ -90,7 +90,7 @@ impl Client {
         let now = self.socket.clock.now();
         match read {
             Read::Bytes => {}
-            Read::End => self.connection.end_of_stream(now, self.socket.inbox.unread())?,
+            Read::End => self.connection.end_of_stream(now, &self.socket.inbox.unread())?,
             Read::Deadline => self.connection.handle_timeout(now)?,
         }
         Ok(())
@@ -101,24 +101,21 @@ impl Client {
         let now = self.socket.clock.now();
         loop {
             match self.connection.recv(now, self.socket.inbox.unread())? {
-                Received::Event { consumed, event } => {
-                    match event {
-                        ClientEvent::Answer { body, .. } => look(body),
-                        ClientEvent::Begin { id, total, body } => self.partial.begin(id, total, body)?,
-                        ClientEvent::Part { id, body, last } => {
-                            self.partial.part(id, body)?;
-                            if last {
-                                look(self.partial.whole(id).ok_or("an answer is not complete")?);
-                                self.partial.forget(id);
-                            }
+                Received::Event(event) => match event {
+                    ClientEvent::Answer { body, .. } => look(body),
+                    ClientEvent::Begin { id, total, body } => self.partial.begin(id, total, body)?,
+                    ClientEvent::Part { id, body, last } => {
+                        self.partial.part(id, body)?;
+                        if last {
+                            look(self.partial.whole(id).ok_or("an answer is not complete")?);
+                            self.partial.forget(id);
                         }
-                        ClientEvent::Refused { refusal, .. } => return Err(format!("refused: {refusal:?}").into()),
-                        ClientEvent::Closing { reason } => return Err(format!("closing: {reason:?}").into()),
-                        ClientEvent::Established | ClientEvent::Pong { .. } | _ => {}
                     }
-                    self.socket.inbox.consume(consumed);
-                }
-                Received::Skip { consumed } => self.socket.inbox.consume(consumed),
+                    ClientEvent::Refused { refusal, .. } => return Err(format!("refused: {refusal:?}").into()),
+                    ClientEvent::Closing { reason } => return Err(format!("closing: {reason:?}").into()),
+                    ClientEvent::Established | ClientEvent::Pong { .. } | _ => {}
+                },
+                Received::Skip => {}
                 Received::NeedMore { total } => {
                     self.wanted = Some(total);
                     return Ok(());

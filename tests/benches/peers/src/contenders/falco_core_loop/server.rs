@@ -7,7 +7,7 @@ use std::sync::Arc;
 use falco_core::keys::{Secrets, ServerKeys};
 use falco_core::{
     BufferSizes, ConnectionError, HeapPartials, Key, OutgoingAnswer, Reassembly, Received, RequestId, ServerConnection,
-    ServerEvent, Settings,
+    ServerEvent, Settings, Unread,
 };
 use getrandom::SysRng;
 use tokio::net::TcpStream;
@@ -107,7 +107,7 @@ impl Server {
         let now = self.socket.clock.now();
         Ok(match read {
             Read::Bytes => Ok(()),
-            Read::End => self.connection.end_of_stream(now, self.socket.inbox.unread()),
+            Read::End => self.connection.end_of_stream(now, &self.socket.inbox.unread()),
             Read::Deadline => self.connection.handle_timeout(now),
         })
     }
@@ -119,9 +119,10 @@ impl Server {
         loop {
             let unread = self.socket.inbox.len();
             let size = self.connection.seal_size(unread);
-            let (bytes, out) = self.socket.both(size);
-            match self.connection.recv(now, bytes) {
-                Ok(Received::Event { consumed, event }) => {
+            let (mut bytes, out) = self.socket.both(size);
+            let mut consumed = 0;
+            match self.connection.recv(now, Unread::new(&mut bytes, &mut consumed)) {
+                Ok(Received::Event(event)) => {
                     match event {
                         // A request on its own is answered from where it was decrypted.
                         ServerEvent::Request { id, body }
@@ -152,13 +153,13 @@ impl Server {
                         | ServerEvent::Closing { .. }
                         | _ => {}
                     }
-                    self.socket.inbox.consume(consumed);
                 }
-                Ok(Received::Skip { consumed }) => self.socket.inbox.consume(consumed),
+                Ok(Received::Skip) => {}
                 Ok(Received::NeedMore { total }) => return Ok(Ok((sealed, Some(total)))),
                 Ok(_) => return Ok(Ok((sealed, None))),
                 Err(end) => return Ok(Err(end)),
             }
+            self.socket.inbox.consume(consumed);
         }
     }
 

@@ -5,7 +5,7 @@ use core::pin::Pin;
 use core::task::Poll;
 use core::time::Duration;
 
-use falco_core::{Instant, RecvBuf, Settings};
+use falco_core::{Instant, RecvBuf, Settings, Unread};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until, timeout};
@@ -114,7 +114,7 @@ impl Socket {
     }
 
     /// The unread bytes, and space for output as [`out`](Self::out) gives it.
-    pub(super) fn both(&mut self, size: usize) -> (&mut [u8], &mut [u8]) {
+    pub(super) fn both(&mut self, size: usize) -> (Unread<'_, '_>, &mut [u8]) {
         self.out(size);
         (self.inbox.unread(), &mut self.out)
     }
