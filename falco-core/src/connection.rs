@@ -272,6 +272,12 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.session.note_taken(now);
     }
 
+    /// Releases memory that is not needed while no request is in flight.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn shrink(&mut self) {
+        self.session.shrink();
+    }
+
     /// The write deadline of a connection that has ended with `end`, or not.
     pub(crate) fn deadline_after(&self, end: Option<ConnectionError>, since: Instant, with_answer: bool) -> Instant {
         since.after(self.write_limit(end, with_answer))

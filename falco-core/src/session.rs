@@ -82,6 +82,9 @@ pub trait Session: Debug {
     fn set_reading(&mut self, now: Instant, reading: bool);
     /// The stream has accepted a whole output, and more messages are queued.
     fn note_taken(&mut self, now: Instant);
+    /// Releases memory that is not needed while no request is in flight.
+    #[cfg(feature = "alloc")]
+    fn shrink(&mut self);
     fn handle_late_poll(&mut self, now: Instant);
     fn close(&mut self, now: Instant, reason: CloseReason);
     fn poll_timeout(&self) -> Option<Instant>;

@@ -25,14 +25,14 @@ const DEPTH: u64 = 128;
 /// For each message, a client allocates the body of the answer, and a server that of the request.
 const EACH: (u64, u64) = (1, 1);
 /// A client keeps its tables of requests until a caller has its answer and sends no other request.
-/// A server keeps none while it has no requests. So for requests one after another, it also
-/// allocates two tables for each, and the future of the handler.
+/// A server keeps those of few requests at once only while it has requests. So for requests one
+/// after another, it also allocates two tables for each, and the future of the handler.
 const SEQUENTIAL: (u64, u64) = (1, 4);
 /// How much more there may be for each hundred requests one after another: the sending task.
-const SLACK: u64 = 1;
-/// The same for requests in flight at once. They share the tables, which grow several times for
-/// each batch of requests; besides, each caller has a task.
-const SHARED: u64 = 90;
+const SLACK: (u64, u64) = (1, 1);
+/// The same for requests in flight at once, for which both ends keep their tables. At the client,
+/// each caller has a task.
+const SHARED: (u64, u64) = (20, 5);
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
@@ -123,12 +123,14 @@ fn allocations(depth: u64) -> (u64, u64) {
 }
 
 /// The measured numbers may be higher by so many for each hundred requests.
-fn check(depth: u64, (client, server): (u64, u64), percent: u64) {
-    let more = MEASURED * percent / 100;
+fn check(depth: u64, each: (u64, u64), percent: (u64, u64)) {
     let counted = allocations(depth);
-    let in_range = |count, each| (each * (MEASURED - 8)..=each * MEASURED + more).contains(&count);
-    assert!(in_range(counted.0, client), "the client: {counted:?}");
-    assert!(in_range(counted.1, server), "the server: {counted:?}");
+    let in_range = |count, each, percent| {
+        let more = MEASURED * percent / 100;
+        (each * (MEASURED - 8)..=each * MEASURED + more).contains(&count)
+    };
+    assert!(in_range(counted.0, each.0, percent.0), "the client: {counted:?}");
+    assert!(in_range(counted.1, each.1, percent.1), "the server: {counted:?}");
 }
 
 #[test]
@@ -188,4 +190,26 @@ fn a_long_stream_does_not_keep_the_tables_of_a_burst() {
         assert!(kept < 16 << 10, "{kept}, {is_open}");
         drop(stream);
     }
+}
+
+#[test]
+fn both_ends_keep_no_tables_after_a_ping_on_an_idle_connection() {
+    let runtime = runtime();
+    let client = runtime.block_on(async {
+        let server = Server::builder(key()).bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        tokio::spawn(server.serve(|request: Request| async move { Ok(request.into_body()) }));
+        Client::builder(key()).connect(address).await.unwrap()
+    });
+    runtime.block_on(send(&client, 1, 1));
+    let burst = measure(|| {
+        runtime.block_on(async {
+            send(&client, DEPTH, DEPTH).await;
+            for _ in 0..2 {
+                client.ping().await.unwrap();
+            }
+        });
+    });
+    // The tables for 128 requests are many times as large.
+    assert!(burst.bytes_current < 4096, "{burst:?}");
 }

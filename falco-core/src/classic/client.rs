@@ -267,6 +267,9 @@ impl<L: ReplayCache, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
 impl Session for ClientSession {
     fn note_taken(&mut self, _now: Instant) {}
 
+    #[cfg(feature = "alloc")]
+    fn shrink(&mut self) {}
+
     fn channel_binding(&self) -> Option<&[u8; 32]> {
         None
     }

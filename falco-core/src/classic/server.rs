@@ -261,6 +261,9 @@ impl<L: ReplayCache, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
 impl Session for ServerSession {
     fn note_taken(&mut self, _now: Instant) {}
 
+    #[cfg(feature = "alloc")]
+    fn shrink(&mut self) {}
+
     fn channel_binding(&self) -> Option<&[u8; 32]> {
         None
     }

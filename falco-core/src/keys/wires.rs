@@ -199,6 +199,10 @@ impl<N: Session, K: Session> Session for WireSession<N, K> {
         with_session!(self, session => session.note_taken(now));
     }
 
+    fn shrink(&mut self) {
+        with_session!(self, session => session.shrink());
+    }
+
     fn handle_late_poll(&mut self, now: Instant) {
         with_session!(self, session => session.handle_late_poll(now));
     }

@@ -436,6 +436,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if self.queue.is_empty() {
             self.queue = SendQueue::new();
         }
+        self.machine.shrink();
         #[cfg(feature = "streams")]
         self.streams.take_if(|streams| streams.is_empty());
     }

@@ -377,6 +377,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.answers.shrink();
         self.held.shrink();
         self.refusals.shrink();
+        self.machine.shrink();
         #[cfg(feature = "streams")]
         self.streams.take_if(|streams| streams.is_empty());
     }

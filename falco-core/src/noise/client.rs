@@ -380,6 +380,11 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ClientSession<T, C> {
         }
     }
 
+    #[cfg(feature = "alloc")]
+    fn shrink(&mut self) {
+        self.requests.table.shrink();
+    }
+
     fn handle_late_poll(&mut self, now: Instant) {
         self.base.life.handle_late_poll(now);
         let lifetime = self.base.life.lifetime();

@@ -45,6 +45,7 @@ impl<A: Aead> Link<A> {
                 Ok(mark::SKIP)
             }
             (kind::PONG, 0) if length == 8 => {
+                requests.table.shrink();
                 let ping = body.first_chunk().and_then(|bytes| self.ping_of(*bytes));
                 Ok(if ping.is_some() { mark::PONG } else { mark::SKIP })
             }

@@ -350,6 +350,11 @@ impl<T: RequestTable, C: NoiseCrypto> Session for ServerSession<T, C> {
         }
     }
 
+    #[cfg(feature = "alloc")]
+    fn shrink(&mut self) {
+        self.requests.table.shrink();
+    }
+
     fn handle_late_poll(&mut self, now: Instant) {
         self.base.life.handle_late_poll(now);
         self.requests.handle_late_poll(now);

@@ -49,6 +49,7 @@ impl<A: Aead> Link<A> {
             (kind::SKIPPED.., _) => Ok(mark::SKIP),
             (kind::PING, 0) if length == 8 => {
                 self.queue_pong(body);
+                requests.table.shrink();
                 Ok(mark::PING)
             }
             (kind::PONG, 0) if length == 8 => Ok(mark::SKIP),

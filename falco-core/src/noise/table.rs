@@ -118,6 +118,9 @@ pub trait RequestTable {
 
     fn remove(&mut self, place: usize);
 
+    /// Releases memory that is not needed if there are no requests.
+    fn shrink(&mut self);
+
     /// Notes that requests from `id` on may be [lost](RequestSlot::is_lost).
     fn note_lost(&mut self, id: u32);
 
@@ -215,6 +218,9 @@ impl<const N: usize> RequestTable for FixedTable<N> {
     }
 
     #[inline]
+    fn shrink(&mut self) {}
+
+    #[inline]
     fn note_lost(&mut self, _id: u32) {}
 
     fn next_lost(&mut self) -> Option<u32> {
@@ -230,9 +236,14 @@ const SPARE: usize = 8;
 #[cfg(feature = "alloc")]
 const KEPT: usize = 128;
 
+/// An idle connection keeps room for this many requests.
+#[cfg(feature = "alloc")]
+const IDLE: usize = 16;
+
 /// Holds the requests of one connection on the heap, 20 bytes each (24 with the feature `streams`):
 /// for [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates
-/// when requests begin, and nothing before.
+/// when requests begin, and nothing before. After many requests at once it keeps its memory until a
+/// PING is exchanged while none is in flight.
 ///
 /// A peer cannot make it slow by having many requests in flight: a request is found by its id
 /// without reading all slots, and the slots of completed requests are removed together once there
@@ -259,10 +270,6 @@ impl HeapTable {
     fn remove_completed(&mut self) {
         if self.count == 0 {
             self.slots.clear();
-            // An idle connection keeps room for at most 16 requests.
-            if self.slots.capacity() > 16 {
-                self.slots = alloc::vec::Vec::new();
-            }
             return;
         }
         while self.slots.last().is_some_and(Self::is_completed) {
@@ -350,6 +357,12 @@ impl RequestTable for HeapTable {
             slot.state = State::Completed;
             self.count -= 1;
             self.remove_completed();
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.count == 0 && self.slots.capacity() > IDLE {
+            self.slots = alloc::vec::Vec::new();
         }
     }
 

@@ -4,9 +4,10 @@ use allocation_counter::measure;
 use falco_core::mux::{ServerMux, ServerStep, SharedBudget};
 use falco_core::noise::{HeapTable, KeyRing, NoiseSecret, NoiseServer};
 use falco_core::testing::{CountingRng, NoSecurity, RawHandshake, RawPeer, key, raw_frame};
-use falco_core::{BufferSizes, Instant, ServerConnection, Settings, Unread};
+use falco_core::{BufferSizes, Instant, RequestId, ServerConnection, Settings, Unread};
 
 const NOW: Instant = Instant::ZERO;
+const MESSAGE: u8 = 1;
 const BEGIN: u8 = 2;
 const PART: u8 = 3;
 const PING: u8 = 6;
@@ -22,13 +23,13 @@ fn keys() -> Keys {
     NoiseServer::new(ring, &[][..], NoSecurity).unwrap()
 }
 
-/// Passes all of `bytes` to the server. Returns how many whole requests there were.
-fn pass(server: &mut Mux<'_>, mut bytes: Vec<u8>) -> usize {
-    let (mut start, mut whole) = (0, 0);
+/// Passes all of `bytes` to the server. Returns the whole requests that there were.
+fn pass(server: &mut Mux<'_>, mut bytes: Vec<u8>) -> Vec<RequestId> {
+    let (mut start, mut whole) = (0, Vec::new());
     loop {
         match server.recv(NOW, Unread::new(&mut bytes, &mut start)).unwrap() {
             ServerStep::Established | ServerStep::Hello { .. } | ServerStep::Skip => {}
-            ServerStep::Request { .. } => whole += 1,
+            ServerStep::Request { id, .. } => whole.push(id),
             _ => return whole,
         }
     }
@@ -105,4 +106,25 @@ fn a_connection_reserves_no_more_than_it_may_hold() {
         most = most.max(step(raw_frame(PART, id, &[7])));
     }
     assert!(most > 900_000 && most < (1 << 20) + TABLES, "{most} bytes");
+}
+
+#[test]
+fn a_server_without_requests_releases_the_table_of_many_at_the_next_ping() {
+    let (keys, budget) = (keys(), SharedBudget::new(1 << 30));
+    let (mut server, mut raw) = established(&keys, &Settings::new(), &budget);
+    let requests: Vec<_> = (1..=100).flat_map(|id| raw_frame(MESSAGE, id, &[7])).collect();
+    let ids = pass(&mut server, raw.seal(&requests));
+    let (last, earlier) = ids.split_last().unwrap();
+    let mut answered_then_ping = |ids: &[RequestId]| {
+        for id in ids {
+            assert!(server.complete(*id, Ok(vec![7]), false).unwrap());
+        }
+        server.seal(NOW, &mut [0; 10_000]).unwrap();
+        let ping = raw.seal(&raw_frame(PING, 0, &[2; 8]));
+        let dropped = i64::try_from(ping.capacity()).unwrap();
+        reserved(&mut server, ping) + dropped
+    };
+    assert_eq!(answered_then_ping(earlier), 0);
+    let released = -answered_then_ping(&[*last]);
+    assert!(released >= 100 * 20, "{released} bytes");
 }

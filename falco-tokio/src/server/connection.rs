@@ -33,6 +33,9 @@ use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: u32 = 64 << 10;
+/// After at most this many answers in a turn, an idle connection releases the tables of requests at
+/// once. After more it keeps them until a turn with few, because as many may follow soon.
+const FEW: u32 = 4;
 /// With more requests in flight, signals are not deferred: so many tasks may be ready that it would
 /// take long until this one is polled again.
 const MAX_DEFERRING: usize = 1024;
@@ -60,6 +63,9 @@ pub(super) struct Connection<H: Handler> {
     /// The connection has ended, and was not cut off.
     ended: bool,
     coalescing: Coalescing,
+    /// Requests that have completed since the tables of requests were last released, or could have
+    /// been.
+    completed: u32,
     /// How many unread bytes are needed in all, if nothing is left to process or to write. 0 means
     /// that something may be. A turn then begins with a read.
     settled: u32,
@@ -118,6 +124,7 @@ impl<H: Handler> Connection<H> {
             closing: false,
             ended: false,
             coalescing: Coalescing::default(),
+            completed: 0,
             settled: 0,
             span: (!span.is_none()).then(|| Box::new(span)),
         }
@@ -328,7 +335,7 @@ impl<H: Handler> Connection<H> {
     /// Releases memory that is not needed while nothing happens.
     fn shrink(&mut self) {
         self.line.shrink();
-        if self.mux.unanswered() == 0 {
+        if self.mux.unanswered() == 0 && core::mem::take(&mut self.completed) <= FEW {
             self.mux.shrink();
             self.frame = None;
             if self.running.shrink() {

@@ -120,7 +120,26 @@ fn a_table_on_the_heap_keeps_few_slots_of_completed_requests() {
     for id in [1, 9_999] {
         table.remove(table.find(id).unwrap());
     }
-    assert!(table.slots.is_empty() && table.slots.capacity() <= 16);
+    assert!(table.slots.is_empty() && table.slots.capacity() <= 32);
+}
+
+#[test]
+fn a_table_on_the_heap_keeps_its_memory_until_shrink_is_called() {
+    let mut table = HeapTable::empty();
+    for _ in 0..2 {
+        for id in 1..=1_000 {
+            assert!(table.push(slot(id)));
+        }
+        // With a request in flight, nothing is released.
+        table.shrink();
+        let full = table.slots.capacity();
+        for id in 1..=1_000 {
+            table.remove(table.find(id).unwrap());
+        }
+        assert!(table.slots.capacity() == full && full >= 1_000);
+    }
+    table.shrink();
+    assert!(table.slots.capacity() <= 16);
 }
 
 #[test]

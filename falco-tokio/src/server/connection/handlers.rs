@@ -53,6 +53,7 @@ impl<H: Handler> Connection<H> {
     /// rate of warnings is limited.
     pub(super) fn finish(&mut self, id: RequestId, outcome: Outcome, cancelled: bool) {
         self.settled = 0;
+        self.completed = self.completed.saturating_add(1);
         let open = self.running.remove_open(id);
         let error;
         let (number, warnings) = (id.number(), &self.handlers.service.warnings);
