@@ -12,6 +12,7 @@ mod env;
 mod homing;
 mod open;
 mod panics;
+mod places;
 mod servers;
 mod shared;
 mod slot;
@@ -19,6 +20,7 @@ mod stats;
 
 use core::fmt;
 use core::future::Future;
+use core::ops::Deref;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Context, Poll, ready};
@@ -27,11 +29,12 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use falco_core::{Fate, Key};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::call::Limit;
 use self::env::{Env, OwnKey};
+use self::places::{Place, Places, Take};
 use self::shared::{Order, Shared};
 use crate::error::Error;
 use crate::metrics::Stopwatch;
@@ -73,19 +76,18 @@ pub use self::stats::ClientStats;
 pub struct Client {
     inner: Arc<Inner>,
     /// The place in the queue that `poll_ready` has reserved.
-    permit: Option<OwnedSemaphorePermit>,
-    acquiring: Option<Acquiring>,
+    place: Option<Place<Arc<Places>>>,
+    /// Waits for that place.
+    taking: Option<Take<Arc<Places>>>,
     /// Waits until there is a connection again, for a client that fails fast.
     recovering: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
-
-type Acquiring = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + Sync>>;
 
 struct Inner {
     slots: Box<[Arc<Shared>]>,
     /// The slot with which the next search for the least loaded connection begins.
     next_slot: AtomicUsize,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     request_timeout: Option<Duration>,
     env: Arc<Env>,
 }
@@ -99,8 +101,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; its [`fate`](Error::fate) says whether the request may have been processed.
     pub async fn request(&self, body: impl Into<Bytes>) -> Result<Bytes, Error> {
-        let permit = None;
-        self.inner.call(body.into(), self.inner.request_timeout, permit).await
+        self.inner.call(body.into(), self.inner.request_timeout, None).await
     }
 
     /// As [`request`](Self::request), with this time limit instead of the request timeout. The
@@ -209,12 +210,12 @@ impl Client {
             inner: Arc::new(Inner {
                 slots,
                 next_slot: AtomicUsize::new(0),
-                places: Arc::new(Semaphore::new(places)),
+                places: Arc::new(Places::new(places)),
                 request_timeout,
                 env,
             }),
-            permit: None,
-            acquiring: None,
+            place: None,
+            taking: None,
             recovering: None,
         }
     }
@@ -267,22 +268,23 @@ impl Inner {
         &self,
         body: Bytes,
         limit: Option<Duration>,
-        permit: Option<OwnedSemaphorePermit>,
+        reserved: Option<Place<Arc<Places>>>,
     ) -> Result<Bytes, Error> {
         let counters = &self.env.counters;
         let since = Stopwatch::start();
         counters.requests.add(1);
         let answered = async {
             let mut limit = limit.map(Limit::new);
-            let place = match &permit {
+            let places = &*self.places;
+            let place = match &reserved {
                 Some(_) => None,
-                None => Some(match self.places.try_acquire() {
-                    Ok(place) => place,
-                    Err(_) => wait_for_place(self.places.acquire(), &mut limit).await?,
+                None => Some(match Place::try_take(places) {
+                    Some(place) => place,
+                    None => wait_for_place(places, &mut limit).await?,
                 }),
             };
             let answered = self.least_loaded()?.submit(body, limit).await;
-            drop((place, permit));
+            drop((place, reserved));
             answered
         };
         let answered = answered.await;
@@ -296,23 +298,21 @@ impl Inner {
 }
 
 /// Waits for a place in the queue. `limit` counts from now on.
-async fn wait_for_place<P>(
-    place: impl Future<Output = Result<P, AcquireError>>,
-    limit: &mut Option<Limit>,
-) -> Result<P, Error> {
-    let place = match limit {
-        None => place.await,
-        Some(limit) => {
-            limit.start(Instant::now());
-            let place = tokio::time::timeout(limit.all, place).await;
-            place.map_err(|_| Error::TimedOut {
-                doing: "waiting for a place in the queue",
-                limit: limit.all,
-                fate: Fate::NotProcessed,
-            })?
-        }
+async fn wait_for_place<P>(places: P, limit: &mut Option<Limit>) -> Result<Place<P>, Error>
+where
+    P: Deref<Target = Places> + Unpin,
+{
+    let place = Place::take(places);
+    let Some(limit) = limit else {
+        return Ok(place.await);
     };
-    place.map_err(|_| Error::Closed)
+    limit.start(Instant::now());
+    let place = tokio::time::timeout(limit.all, place).await;
+    place.map_err(|_| Error::TimedOut {
+        doing: "waiting for a place in the queue",
+        limit: limit.all,
+        fate: Fate::NotProcessed,
+    })
 }
 
 impl Drop for Inner {
@@ -328,8 +328,8 @@ impl Clone for Client {
     fn clone(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
-            permit: None,
-            acquiring: None,
+            place: None,
+            taking: None,
             recovering: None,
         }
     }
@@ -352,22 +352,20 @@ impl tower::Service<Bytes> for Client {
             ready!(recovering.as_mut().poll(cx));
             self.recovering = None;
         }
-        if self.permit.is_none() {
+        if self.place.is_none() {
             let places = &self.inner.places;
-            let acquiring = self
-                .acquiring
-                .get_or_insert_with(|| Box::pin(Arc::clone(places).acquire_owned()));
-            let permit = ready!(acquiring.as_mut().poll(cx));
-            self.acquiring = None;
-            self.permit = Some(permit.map_err(|_| Error::Closed)?);
+            let taking = self.taking.get_or_insert_with(|| Place::take(Arc::clone(places)));
+            let place = ready!(Pin::new(taking).poll(cx));
+            self.taking = None;
+            self.place = Some(place);
         }
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, body: Bytes) -> Self::Future {
         // Without a reserved place, this waits for one as `request` does.
-        let (inner, permit) = (Arc::clone(&self.inner), self.permit.take());
-        Box::pin(async move { inner.call(body, inner.request_timeout, permit).await })
+        let (inner, place) = (Arc::clone(&self.inner), self.place.take());
+        Box::pin(async move { inner.call(body, inner.request_timeout, place).await })
     }
 }
 

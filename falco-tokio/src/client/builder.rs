@@ -16,6 +16,7 @@ use super::Client;
 use super::dial::{Connecting, Dial};
 use super::env::{Env, OwnKey};
 use super::homing;
+use super::places::MOST_PLACES;
 use super::servers::Servers;
 use super::shared::{Order, Shared};
 use super::slot::Slot;
@@ -333,8 +334,7 @@ impl ClientBuilder {
         let places = self.max_outstanding;
         // For each connection as many as a server allows in flight by default.
         let places = places.unwrap_or(usize::from(Settings::DEFAULT_MAX_IN_FLIGHT).saturating_mul(connections));
-        // A semaphore has a largest number of places.
-        let places = places.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
+        let places = places.clamp(1, MOST_PLACES);
         Ok(Client::new(slots, places, self.request_timeout, env))
     }
 }

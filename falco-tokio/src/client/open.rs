@@ -74,8 +74,7 @@ impl Client {
         inner.env.counters.requests.add(1);
         let queued = async {
             let mut limit = limit.map(Limit::new);
-            let place = Arc::clone(&inner.places).acquire_owned();
-            let place = wait_for_place(place, &mut limit).await?;
+            let place = wait_for_place(Arc::clone(&inner.places), &mut limit).await?;
             inner.least_loaded()?.request_stream(body, limit, place, &inner.env)
         };
         let queued = queued.await;
@@ -87,8 +86,7 @@ impl Client {
     async fn queue(&self, first: Bytes) -> Result<Call, Error> {
         let inner = &*self.inner;
         let mut limit = inner.request_timeout.map(Limit::new);
-        let place = Arc::clone(&inner.places).acquire_owned();
-        let place = wait_for_place(place, &mut limit).await?;
+        let place = wait_for_place(Arc::clone(&inner.places), &mut limit).await?;
         inner.least_loaded()?.open(first, limit, place, &inner.env)
     }
 }

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use falco_core::LostRequest;
 use falco_core::mux::Halves;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::call::{Call, Limit, OpenCall, PingTo, Waiter};
 use super::callers::{Answer, Answers, CallerId, Callers};
 use super::connection::Connection;
 use super::env::Env;
+use super::places::{Place, Places};
 use crate::error::Error;
 use crate::stream::{ConnectionHandle, Pipe, RecvStream};
 
@@ -232,7 +233,7 @@ impl Shared {
         self: &Arc<Self>,
         first: Bytes,
         limit: Option<Limit>,
-        place: OwnedSemaphorePermit,
+        place: Place<Arc<Places>>,
         env: &Arc<Env>,
     ) -> Result<crate::stream::Call, Error> {
         let mut state = self.lock();
@@ -258,7 +259,7 @@ impl Shared {
         self: &Arc<Self>,
         body: Bytes,
         limit: Option<Limit>,
-        place: OwnedSemaphorePermit,
+        place: Place<Arc<Places>>,
         env: &Arc<Env>,
     ) -> Result<RecvStream, Error> {
         let mut state = self.lock();
@@ -276,7 +277,7 @@ impl Shared {
         Ok(answer)
     }
 
-    fn stream_handle(self: &Arc<Self>, ticket: u64, place: OwnedSemaphorePermit) -> StreamHandle {
+    fn stream_handle(self: &Arc<Self>, ticket: u64, place: Place<Arc<Places>>) -> StreamHandle {
         self.opens.fetch_add(1, Ordering::Relaxed);
         StreamHandle {
             shared: Arc::clone(self),
@@ -397,7 +398,7 @@ impl State {
 struct StreamHandle {
     shared: Arc<Shared>,
     ticket: u64,
-    _place: OwnedSemaphorePermit,
+    _place: Place<Arc<Places>>,
 }
 
 impl ConnectionHandle for StreamHandle {
