@@ -129,15 +129,15 @@
 //! | [`ConnectionError`] | what ended the connection; returned again later | `recv` and others |
 //! | [`RequestError`] | one request failed, not the connection | wrapped in the enums below |
 //! | [`Misuse`] | the API forbids this call; nothing has changed | wrapped in the enums below |
-//! | [`Error`] | one of the first three; or the connection closes | `request`, `ping`, `cancel` |
-//! | [`ReplyError`] | one of the first three; or the request is not open | `answer`, `refuse` |
+//! | [`Error`] | one of these three; or the connection closes | `request`, `ping`, `cancel` |
+//! | [`ReplyError`] | one of these three; or the request is not open | `answer`, `refuse` |
 //! | [`SealError`] | ended, closing, misuse, no room, or request not open | `seal` |
 //! | [`OutputTooSmall`] | the output slice is too small; nothing has changed | `poll_transmit` |
 //! | [`EntropyError`] | no random numbers; nothing was sent | [`Connection::new`] |
 //! | [`StorageFull`] | the storage has no room | [`RecvBuf`], [`Reassembly`] |
 //!
-//! `end_of_stream` and `handle_timeout` also return a [`ConnectionError`], and the enums that are
-//! returned by `request`, `answer` and `seal` contain one.
+//! `end_of_stream` and `handle_timeout` return a [`ConnectionError`], too. The errors of `request`,
+//! `answer` and `seal` have a variant that contains one.
 //!
 //! # Features
 //!

@@ -70,7 +70,7 @@ impl NoAnswer<'_> {
     }
 
     /// The refusal that the handler has chosen, if it has.
-    #[cfg(feature = "streams")]
+    #[cfg(all(feature = "alloc", feature = "streams"))]
     pub(crate) fn chosen(self) -> Option<Refusal> {
         match self {
             Self::Failed(error) => error.downcast_ref().copied(),

@@ -14,7 +14,7 @@ pub(crate) struct Output {
     end: usize,
     /// The stream has accepted bytes that are not flushed. Always `false` without a driver.
     unflushed: bool,
-    /// Whether pending bytes may contain part of an answer, or those that were lost.
+    /// Whether the pending bytes, or bytes that were lost, may contain part of an answer.
     answers: bool,
     stream: Stream,
     /// How the stream ends, once the connection has ended.
@@ -161,8 +161,8 @@ impl Output {
         }
     }
 
-    /// Whether the connection has not ended with `end` for its caller, because the last bytes were
-    /// lost. Then [`wait`](Self::wait) returns the error.
+    /// Whether the loss of the last bytes replaces `end` as the reason why the connection ended.
+    /// Then [`wait`](Self::wait) returns the error.
     #[cfg_attr(target_os = "none", inline(never))]
     pub(crate) const fn breaks(&self, end: ConnectionError, input_ended: bool) -> bool {
         let lost = match self.stream {

@@ -54,13 +54,13 @@
 //!
 //! # Threads
 //!
-//! - **A client** has one thread per connection, which connects, and reads while no caller does.
-//!   Callers write. A caller whose request is alone on the connection also reads, until it has its
-//!   answer. On the classic wire, and over a stream that does not split, only callers read, one at
-//!   a time.
-//! - **A server** has one thread per connection, which reads and runs short handlers, and a bounded
-//!   pool of workers for the other handlers. If a handler on the thread of a connection takes more
-//!   than 1 to 2 ms, another thread continues with the connection.
+//! - **A client** has one thread per connection. It connects, and it reads while no caller does.
+//!   Callers write their requests. A caller whose request is the only one in flight also reads
+//!   until its answer has arrived. On the classic wire, and over a stream that does not split, only
+//!   callers read, one at a time.
+//! - **A server** has one thread per connection, which reads and runs short handlers. A bounded
+//!   pool of workers runs the other handlers. If a handler on the thread of a connection takes more
+//!   than 1 to 2 ms, another thread continues with that connection.
 //! - **Both** start a thread that writes while a peer reads slowly. Resolving a name uses another
 //!   thread, and so does each attempt to connect to one of several addresses.
 

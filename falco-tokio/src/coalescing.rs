@@ -1,14 +1,15 @@
 //! Coalescing: whether the task of a connection leaves the work of its streams for its next poll,
 //! so that what several streams have to send goes out in one write.
 
-/// After this many deferrals for a single stream, that stream works alone.
+/// After this many deferrals in a row that brought no second stream, the connection has one active
+/// stream.
 const MISSES: u8 = 4;
-/// For a stream that works alone, work is taken at once this many times between two deferrals.
+/// With one active stream, work is taken at once this many times between two deferrals.
 const ALONE: u8 = 16;
 
 /// Whether several streams tend to have work at the same time. If so, the connection takes the work
-/// one poll later: other tasks that are ready run before that and add theirs. A stream that works
-/// alone is rarely delayed.
+/// one poll later: other tasks that are ready run before that and add theirs. A single active
+/// stream is rarely delayed.
 #[derive(Debug, Default)]
 pub(crate) struct Coalescing {
     /// How often work is taken at once before the next deferral.

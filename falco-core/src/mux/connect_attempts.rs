@@ -324,9 +324,9 @@ impl<E> ConnectAttempts<E> {
         self.failed
     }
 
-    /// Whether a client without a connection is to make an attempt, now or after the pause:
-    /// something waits for one, or nothing does because the last attempt has failed. With *fail
-    /// fast*, requests do not wait. A client with other connections sends them there.
+    /// Whether a client without a connection makes an attempt, now or after the pause. It does if a
+    /// request waits for a connection. It also does if the last attempt has failed and requests do
+    /// not wait: with *fail fast* they fail, and with other connections they are sent there.
     #[must_use]
     pub const fn is_wanted(&self) -> bool {
         self.waiting || ((self.fail_fast || self.one_of_several) && self.is_worth_repeating())

@@ -54,12 +54,12 @@ pub struct ServerMux<H: ServerKeyRef, B, G: Budget> {
     budget: G,
     /// If more bytes of answers are queued than this, no request reaches a handler.
     max_queued: u32,
-    /// If more bytes of requests are deferred than this, nothing is read.
+    /// The largest message. If more bytes of requests than this are deferred, nothing is read.
     max_message: u32,
     /// Bytes of answers that `budget` counts.
     counted: u32,
-    /// Bytes of the last output, which the stream may not have accepted. Zero for a short one, so
-    /// it is always zero on the noise wire.
+    /// Bytes of the last output if it was long, because the stream may not have accepted it. Zero
+    /// if it was short, as it always is on the noise wire.
     output: u32,
     reading: bool,
     deadlines: MuxDeadlines,
@@ -191,9 +191,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Closes an established connection that may not stay, as
-    /// [`Admission::establish`](super::Admission::establish) says. One over a limit gets little
-    /// time, as [`ending`](Self::ending) says. Otherwise a client that does not end its stream
-    /// could keep a place that others may have.
+    /// [`Admission::establish`](super::Admission::establish) says. A connection over a limit has
+    /// little time for its last bytes, as [`ending`](Self::ending) says: a client that does not end
+    /// its stream must not keep a place that others could have.
     pub fn close_for(&mut self, now: Instant, why: MustClose) {
         match why {
             MustClose::KeyRetired => self.close(now, CloseReason::KeyRetired),

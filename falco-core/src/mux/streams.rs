@@ -86,7 +86,7 @@ pub(super) struct Writer<M, B> {
     /// The caller or handler waits until it may write more.
     is_full: bool,
     /// It has no turns yet.
-    is_parked: bool,
+    is_held_back: bool,
 }
 
 impl<M: Outgoing, B: AsRef<[u8]>> Writer<M, B> {
@@ -184,7 +184,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
             is_ready: false,
             counted: 0,
             is_full: false,
-            is_parked: true,
+            is_held_back: true,
         };
         self.all.insert(key, writer);
     }
@@ -192,7 +192,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
     /// Gives turns to a body.
     pub(super) fn release(&mut self, key: u64) {
         if let Some(writer) = self.all.get_mut(&key) {
-            writer.is_parked = false;
+            writer.is_held_back = false;
             self.note(key);
         }
     }
@@ -211,7 +211,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         let Some(writer) = self.all.get_mut(&key) else {
             return;
         };
-        let ready = writer.has_turn(self.no_credit) && !writer.is_parked;
+        let ready = writer.has_turn(self.no_credit) && !writer.is_held_back;
         if ready && !writer.is_ready {
             self.ready.push_back(key);
             self.ready_count += 1;

@@ -61,9 +61,9 @@ pub(super) fn check_length(length: usize, limit: u32) -> Result<(), RequestError
     Ok(())
 }
 
-/// Bytes of output with which one call makes all possible progress with a message of `length`
-/// bytes, if `pending` bytes of frames go before it and the peer reads records of `max_record`
-/// bytes.
+/// The size of an output that lets one call seal as much as it can of a message of `length` bytes.
+/// `pending` bytes of frames go before the message, and the peer reads records of at most
+/// `max_record` bytes.
 pub(super) fn seal_size(length: usize, pending: usize, max_record: u16) -> usize {
     let frame = length.saturating_add(FRAME_HEAD + TOTAL).saturating_add(pending);
     let record = usize::from(max_record) + RECORD_HEAD;

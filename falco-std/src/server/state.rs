@@ -302,7 +302,8 @@ impl State {
 
     /// The next deadline, as known at `now`.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        // Requests that wait for the client, deferred ones included, may soon wait for a worker.
+        // Requests that wait because the client does not read its answers may soon wait for a
+        // worker.
         let held_up = !self.mux.may_handle() || self.mux.has_request();
         let overdue = self.overdue_at().or(held_up.then(|| now + self.queue_timeout));
         self.mux.poll_timeout().into_iter().chain(overdue).min()

@@ -53,9 +53,8 @@ pub(super) struct Connection {
     pub(super) wakes_at: Option<Instant>,
     /// Reads the socket itself. The runtime may not have been notified yet of bytes in it.
     reads_directly: bool,
-    /// How many unread bytes are needed in all, if nothing was left to process or to write when the
-    /// last turn ended, and nothing has changed since except that there are more requests. A turn
-    /// then has nothing to process before it reads. Otherwise 0.
+    /// How many unread bytes are needed in all, if the last turn left nothing to process or to
+    /// write, and only new requests have come since. The next turn then reads at once. Otherwise 0.
     settled: u32,
     /// Bytes read in this turn.
     turn: usize,

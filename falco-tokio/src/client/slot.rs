@@ -129,9 +129,9 @@ impl Slot {
     }
 
     /// Hands the waiting requests and pings to the connection, if it is established. Returns
-    /// whether to wait for one poll before the first PING is sent: if a caller of `connect` has
-    /// been notified and there is nothing else to send, the request of that caller goes out with
-    /// the PING in one write.
+    /// whether to send the first PING one poll later. That is so if a caller of `connect` has been
+    /// notified and there is nothing else to send: the caller's request then goes out in one write
+    /// with the PING.
     fn hand_over(&mut self) -> bool {
         let Current::Connection(connection) = &mut self.current else {
             return false;

@@ -11,9 +11,9 @@ use crate::mux::shares::leaves_enough;
 
 /// Bounds for connections on several threads. All clones share them.
 ///
-/// If the server has [several](Self::share_by_key) keys, a key may take at most eight ninths of
-/// what the others have not taken of a bound, so that a ninth of that is left for them. A key that
-/// has nothing may take all that is left.
+/// If the server has [several](Self::share_by_key) keys, one key may take at most eight ninths of
+/// the bytes that the other keys leave of a bound. A ninth stays free for them. A key that has
+/// taken nothing yet may take all bytes that are left.
 #[derive(Clone, Debug)]
 pub struct SharedBudget(Arc<OfKey>);
 
@@ -75,9 +75,9 @@ impl SharedBudget {
         Self::with_max_answers(bytes, bytes.saturating_mul(2).max(Self::DEFAULT_MAX_ANSWERS))
     }
 
-    /// As [`new`](Self::new), but the answers may have at most `max_answers` bytes. An answer is
-    /// queued only if its connection then has no more bytes of answers than are left for all
-    /// others, so that one connection takes at most half and always leaves room for another.
+    /// As [`new`](Self::new), but the answers may have at most `max_answers` bytes. One connection
+    /// takes at most half of them: an answer is queued only if afterwards at least as many bytes
+    /// are free as its connection has taken.
     #[must_use]
     pub fn with_max_answers(bytes: usize, max_answers: usize) -> Self {
         let all = All {
@@ -94,8 +94,8 @@ impl SharedBudget {
         }))
     }
 
-    /// The server has several keys: from now on what one of them takes leaves room for the others.
-    /// Before that, one may take all.
+    /// Call it when the server has several keys. From then on one key leaves room for the others.
+    /// Before, one key may take all bytes.
     pub fn share_by_key(&self) {
         self.0.all.divides.store(true, Ordering::Relaxed);
     }
@@ -114,8 +114,8 @@ impl SharedBudget {
         self.0.all.taken.answers.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes` if the count that `of` selects then is at most `most`, at least `least` are
-    /// left, and enough is left for other keys.
+    /// Adds `bytes` to the count that `of` selects, if the sum is at most `most`, at least `least`
+    /// bytes stay free, and enough is left for other keys. Returns whether it did.
     fn take_of(&self, of: impl Fn(&Taken) -> &AtomicUsize, most: usize, bytes: usize, least: usize) -> bool {
         let OfKey { taken, all, .. } = &*self.0;
         let (own, all_taken) = (of(taken), of(&all.taken));

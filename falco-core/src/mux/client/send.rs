@@ -53,7 +53,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             self.release_held_back(None);
         }
         #[cfg(feature = "streams")]
-        self.release_parked();
+        self.release_held_back_opens();
     }
 
     /// Moves the requests that may begin now to the send queue, and returns whether there were any.

@@ -23,11 +23,11 @@ use crate::wire::ClientKeyRef;
 pub(super) struct Streams<B, W> {
     /// Open requests that have not completed, by ticket.
     calls: BTreeMap<u64, Open<W>>,
-    /// Those that have not begun and have no turns yet, by ticket.
-    parked: BTreeSet<u64>,
-    /// How many of those that have turns have not begun.
+    /// Open requests that are held back, by ticket.
+    held_back: BTreeSet<u64>,
+    /// How many open requests are not held back and have not begun.
     beginning: usize,
-    /// Those that have begun, and that [`ClientMux::poll_begun`] has not returned.
+    /// Open requests that have begun, and that [`ClientMux::poll_begun`] has not returned.
     newly_begun: VecDeque<u64>,
     /// The bodies of open requests, by ticket.
     writers: Writers<OutgoingRequest, B>,
@@ -59,7 +59,7 @@ impl<B: AsRef<[u8]>, W> Streams<B, W> {
     const fn new() -> Self {
         Self {
             calls: BTreeMap::new(),
-            parked: BTreeSet::new(),
+            held_back: BTreeSet::new(),
             beginning: 0,
             newly_begun: VecDeque::new(),
             writers: Writers::new(),
@@ -85,7 +85,7 @@ impl<B: AsRef<[u8]>, W> Streams<B, W> {
     }
 
     pub(super) fn has_unbegun(&self) -> bool {
-        self.beginning > 0 || !self.parked.is_empty()
+        self.beginning > 0 || !self.held_back.is_empty()
     }
 
     /// Whether something of an open request could be sent.
@@ -142,15 +142,15 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let streams = self.streams();
         streams.calls.insert(ticket, Open { waiter, id: None });
         streams.writers.park(ticket, request, chunks, u32::MAX);
-        streams.parked.insert(ticket);
+        streams.held_back.insert(ticket);
         self.accepted = false;
-        self.release_parked();
+        self.release_held_back_opens();
         Ok(())
     }
 
     /// Gives turns to open requests, as many as the server takes.
-    pub(super) fn release_parked(&mut self) {
-        let Some(streams) = self.streams.as_mut().filter(|streams| !streams.parked.is_empty()) else {
+    pub(super) fn release_held_back_opens(&mut self) {
+        let Some(streams) = self.streams.as_mut().filter(|streams| !streams.held_back.is_empty()) else {
             return;
         };
         if self.machine.status() != Status::Established {
@@ -163,7 +163,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let most = if max_open == 0 { usize::MAX } else { max_open };
         while streams.begun.len() + streams.beginning < most
             && streams.beginning < places
-            && let Some(ticket) = streams.parked.pop_first()
+            && let Some(ticket) = streams.held_back.pop_first()
         {
             streams.beginning += 1;
             streams.writers.release(ticket);
@@ -273,8 +273,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let Open { waiter, id } = streams.calls.remove(&ticket)?;
         streams.writers.remove(ticket);
         let Some(id) = id else {
-            streams.beginning -= usize::from(!streams.parked.remove(&ticket));
-            self.release_parked();
+            streams.beginning -= usize::from(!streams.held_back.remove(&ticket));
+            self.release_held_back_opens();
             return Some((waiter, Fate::NotProcessed));
         };
         self.cancel_begun(id);
@@ -387,7 +387,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         streams.writers.remove(ticket);
         let open = streams.calls.remove(&ticket);
         self.held = self.held.saturating_sub(reserved);
-        self.release_parked();
+        self.release_held_back_opens();
         Some((ticket, open.map(|open| open.waiter)))
     }
 

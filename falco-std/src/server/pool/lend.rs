@@ -41,7 +41,7 @@ impl Lends {
         self.running.len()
     }
 
-    /// The connections of handlers that have begun until `number` and that still wait.
+    /// The connections that still wait for their handler, of the handlers up to `number`.
     fn waiting(&self, number: u64) -> Vec<Arc<dyn Standby>> {
         let begun = self.running.iter().filter(|(begun, _)| *begun <= number);
         let waiting = begun.filter(|(_, standby)| standby.waits());

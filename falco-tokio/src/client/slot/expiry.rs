@@ -16,8 +16,8 @@ pub(super) fn start(waiter: &mut Waiter, now: Instant, first: &mut Option<Instan
 }
 
 impl Slot {
-    /// Sends an error to the callers whose time limit has passed. Reads the limits of all callers,
-    /// but at most once in a millisecond, the unit of the clock, however many limits pass in it.
+    /// Sends an error to the callers whose time limit has passed. The clock has milliseconds, so it
+    /// reads the limits of all callers at most once in each millisecond.
     pub(super) fn expire(&mut self) {
         if self.expires_at.is_none_or(|at| at > self.now) {
             return;

@@ -90,7 +90,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         let Some(streams) = &mut self.streams else {
             return Vec::new();
         };
-        streams.parked = BTreeSet::new();
+        streams.held_back = BTreeSet::new();
         streams.beginning = 0;
         let is_unbegun = |(ticket, open): (&u64, &Open<W>)| open.id.is_none().then_some(*ticket);
         let tickets: Vec<_> = streams.calls.iter().filter_map(is_unbegun).collect();
