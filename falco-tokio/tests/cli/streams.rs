@@ -256,13 +256,66 @@ fn a_slow_reader_holds_back_the_command_and_not_the_server() {
     let mut first = [0; 100];
     slow.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     thread::sleep(Duration::from_millis(500));
-    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    let peak = peak(server.id());
     assert!(peak < 64 << 10, "{peak} KiB");
     assert_eq!(server.send("quick\n").good(), "quick\n");
     slow.kill().unwrap();
     slow.wait().unwrap();
     until("the command is killed", || children(server.id()) == 0);
+    server.stop();
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak(id: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
+/// How much goes through a process whose memory is measured.
+const MUCH: usize = 256 << 20;
+/// The most memory that it may take, in KiB.
+const FLAT: u64 = 32 << 10;
+
+#[test]
+fn the_memory_of_send_and_of_its_server_does_not_grow_with_a_long_answer() {
+    let length = MUCH.to_string();
+    let server = Served::start(&["--exec", "head", "-c", &length, "/dev/zero"]);
+    let mut command = keyed(&["send", &server.address, "x"]);
+    let mut client = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut answer = client.stdout.take().unwrap();
+    let (mut buffer, mut received) = (vec![0; 1 << 20], 0);
+    // More than a pipe holds is left, so that the process still runs.
+    while received < MUCH - (4 << 20) {
+        received += answer.read(&mut buffer).unwrap();
+    }
+    let peaks = [client.id(), server.id()].map(peak);
+    // The server holds back an answer that a message could be, until its command has succeeded.
+    assert!(peaks[0] < FLAT && peaks[1] < 2 * FLAT, "{peaks:?} KiB");
+    received += answer.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!((received, client.wait().unwrap().code()), (MUCH, Some(0)));
+    server.stop();
+}
+
+#[test]
+fn the_memory_of_send_and_of_its_server_does_not_grow_with_a_long_message() {
+    let server = Served::start(&["--exec", "wc", "-c"]);
+    let mut command = keyed(&["send", &server.address]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut client = command.spawn().unwrap();
+    let mut input = client.stdin.take().unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..MUCH / piece.len() {
+        input.write_all(&piece).unwrap();
+    }
+    let peaks = [client.id(), server.id()].map(peak);
+    assert!(peaks.iter().all(|peak| *peak < FLAT), "{peaks:?} KiB");
+    drop(input);
+    let ended = client.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(String::from_utf8(ended.stdout).unwrap().trim(), MUCH.to_string());
     server.stop();
 }
