@@ -86,8 +86,8 @@ use self::idle::Idle;
 pub use self::incoming::{Incoming, accept};
 use self::pieces::Pieces;
 use self::pump::{read_chunk, write_chunk};
-use self::watch::Unwatched;
 pub use self::watch::Watched;
+use self::watch::{Unwatched, failed};
 use crate::client::Client;
 use crate::error::Error;
 use crate::stream::{Call, SendStream};
@@ -223,7 +223,7 @@ async fn send_all(mut reads: impl Watched, sending: &mut SendStream, sent: &Atom
         let accepted = tokio::select! {
             biased;
             accepted = sending.send(chunk) => accepted,
-            error = reads.failed() => return error,
+            error = failed(&reads) => return error,
         };
         match accepted {
             Ok(()) => _ = sent.fetch_add(length, Ordering::Relaxed),
@@ -232,14 +232,14 @@ async fn send_all(mut reads: impl Watched, sending: &mut SendStream, sent: &Atom
             Err(why) => {
                 return tokio::select! {
                     () = Box::pin(sleep(LAST_BYTES)) => io::Error::other(why),
-                    error = reads.failed() => error,
+                    error = failed(&reads) => error,
                 };
             }
         }
         idle.note();
     }
     let _ = sending.finish();
-    reads.failed().await
+    failed(&reads).await
 }
 
 fn length_of(bytes: &Bytes) -> u64 {

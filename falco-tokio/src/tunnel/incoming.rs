@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::idle::Idle;
 use super::pump::{HEADER, read_chunk, write_chunk};
-use super::watch::{Unwatched, Watched};
+use super::watch::{Unwatched, Watched, failed};
 use super::{CONNECTED, Carried, LAST_BYTES, REFUSED, TUNNEL, length_of};
 use crate::error::Error;
 use crate::server::StreamRequest;
@@ -240,7 +240,7 @@ impl Target<'_> {
             tokio::select! {
                 biased;
                 sent = &mut sending => sent,
-                error = reads.failed() => {
+                error = failed(reads) => {
                     let _ = self.failure.set(error);
                     sending.await
                 }

@@ -67,6 +67,12 @@ impl Watched for unix::OwnedReadHalf {
     }
 }
 
+/// As [`Watched::failed`]. Takes memory only once it is polled and waits, so that a tunnel that is
+/// idle has none for it.
+pub(super) async fn failed(half: &impl Watched) -> io::Error {
+    Box::pin(half.failed()).await
+}
+
 /// A half of a stream of any kind: only reading and writing reports its failure.
 pub(super) struct Unwatched<R>(pub(super) R);
 
