@@ -183,9 +183,12 @@ impl<M: Outgoing, B> SendQueue<M, B> {
                 continue;
             }
             entry.sealed = sealed;
-            let Some(entry) = self.waiting.remove(index) else {
-                break;
+            let removed = match index {
+                // Nearly always.
+                0 => self.waiting.pop_front(),
+                _ => self.waiting.remove(index),
             };
+            let Some(entry) = removed else { break };
             if entry.message.is_done() {
                 self.lengths.remove(entry.message.length());
                 each(Turn::Done(entry.message, entry.body));

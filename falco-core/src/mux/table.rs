@@ -140,10 +140,12 @@ impl<B, W> Table<B, W> {
 
     /// Takes a request out.
     pub(super) fn take(&mut self, ticket: u64) -> Option<(Call<B, W>, Progress)> {
-        let at = self.position(ticket).ok()?;
-        let row = self.rows.get_mut(at)?;
-        let progress = row.progress;
-        let call = row.call.take()?;
+        let (progress, call) = match self.position(ticket).ok()? {
+            // The first is not empty.
+            0 => self.rows.pop_front().map(|row| (row.progress, row.call))?,
+            at => self.rows.get_mut(at).map(|row| (row.progress, row.call.take()))?,
+        };
+        let call = call?;
         self.forget(progress);
         self.remove_empty_rows();
         Some((call, progress))
@@ -250,6 +252,7 @@ impl<B: AsRef<[u8]>, W> Bodies<u64> for Table<B, W> {
 
 /// Removes the empty rows at both ends, and all of them if there are many. `count` rows are not
 /// empty. A call after each row that becomes empty has a low amortized cost.
+#[inline]
 pub(super) fn remove_empty_rows<T>(rows: &mut VecDeque<T>, count: usize, is_empty: impl Fn(&T) -> bool) {
     while rows.front().is_some_and(&is_empty) {
         rows.pop_front();
@@ -276,10 +279,8 @@ pub(super) fn shrink<T>(rows: &mut VecDeque<T>, count: usize, is_empty: impl Fn(
 
 /// Where `number` is, or would be, among items sorted by their numbers. Numbers are mostly
 /// consecutive, so the distance from the first is tried before a search.
+#[inline]
 pub(super) fn position<T>(items: &VecDeque<T>, number: u64, number_of: impl Fn(&T) -> u64) -> Result<usize, usize> {
-    if items.back().is_none_or(|last| number_of(last) < number) {
-        return Err(items.len());
-    }
     let distance = items.front().and_then(|first| number.checked_sub(number_of(first)));
     let guess = distance.and_then(|distance| usize::try_from(distance).ok());
     match guess {

@@ -69,10 +69,15 @@ impl InFlight {
 
     /// Removes a request that has completed.
     pub(super) fn remove(&mut self, id: RequestId) -> Option<Begun> {
-        let at = self.position(id)?;
-        let row = self.rows.get_mut(at).filter(|row| !row.has_completed)?;
-        row.has_completed = true;
-        let begun = *row;
+        let begun = match self.position(id)? {
+            // The first has not completed.
+            0 => self.rows.pop_front()?,
+            at => {
+                let row = self.rows.get_mut(at).filter(|row| !row.has_completed)?;
+                row.has_completed = true;
+                *row
+            }
+        };
         self.count -= 1;
         remove_empty_rows(&mut self.rows, self.count, |row| row.has_completed);
         Some(begun)
