@@ -20,8 +20,8 @@
 //! 1. **Send** all bytes that [`seal`](Connection::seal) or
 //!    [`poll_transmit`](Connection::poll_transmit) wrote, in the order in which they were written.
 //! 2. **Receive**: call [`recv`](Connection::recv) with all unread bytes, until it returns neither
-//!    [`Event`](Received::Event) nor [`Skip`](Received::Skip). It discards the bytes that it
-//!    consumes. A [`RecvBuf`] does the bookkeeping.
+//!    [`Event`](Received::Event) nor [`Skip`](Received::Skip). `recv` discards the bytes that it
+//!    consumes. A [`RecvBuf`] keeps the others.
 //! 3. **Read** more bytes on [`NeedMore`](Received::NeedMore). On `Wait(TransmitFirst)` write
 //!    pending output, and on `Wait(AnswerFirst)` send an answer, before the next `recv`. When the
 //!    stream has no more bytes, call [`end_of_stream`](Connection::end_of_stream).
@@ -90,8 +90,8 @@
 //!                       completed                      the classic wire
 //!   new --> Handshaking ------------> Established ------------------------> Draining
 //!                |                         |                                    |
-//!                | wrong key, wrong bytes, | expired, tampered, replayed,       | all answers
-//!                | deadline, `close`       | wrong bytes, end of stream         | sent, others
+//!                | wrong key, wrong bytes, | expired, tampered, replayed,       | drained, or
+//!                | deadline, `close`       | wrong bytes, end of stream         | an error
 //!                v                         v                                    v
 //!              Ended <-------------------- + <----------------------------------+
 //! ```
@@ -104,9 +104,10 @@
 //! | `Ended` | the same error | nothing | none |
 //!
 //! Nothing extends the handshake timeout. On the noise wire each received record restarts the idle
-//! timeout, on the classic wire each message and ping does. A connection of the noise wire that
-//! drains ends one idle timeout after its CLOSE at the latest; on the classic wire its deadline is
-//! that of an established one.
+//! timeout. On the classic wire each message and ping does. On the noise wire the module `mux` also
+//! restarts it when the stream accepts output and more is queued. A connection of the noise wire
+//! that drains ends one idle timeout after its CLOSE at the latest. On the classic wire draining
+//! does not change the deadline.
 //!
 //! # Ownership
 //!
@@ -146,8 +147,8 @@
 //! - `noise`: the noise wire, for all new deployments.
 //! - `rustcrypto`: AES-256-GCM, composed in this crate from `aes`, `ctr` and `ghash`; for the noise
 //!   wire also X25519 (`x25519-dalek`), SHA-256 and HMAC (`sha2`, `hmac`).
-//! - `std`: `Mutex` and `RwLock` around what connections share; with `noise` and `rustcrypto` the
-//!   module `keys`. It implies `alloc`.
+//! - `std`: `Mutex` and `RwLock` for what connections share. With `noise` and `rustcrypto`, also
+//!   the module `keys`. It implies `alloc`.
 //! - `alloc`: the module `mux`; secrets on the heap, so that moves do not copy them; `Vec<u8>` as
 //!   storage of a [`RecvBuf`].
 //!
@@ -163,8 +164,9 @@
 //! - `testing`: a virtual clock, deterministic entropy, an AEAD without security, fuzz targets.
 //!   Never in production.
 //!
-//! On a device, set `default-features = false` and choose `noise` and `rustcrypto`, or implement
-//! [`crypto::Crypto`], and [`crypto::NoiseCrypto`] for the noise wire, for a hardware engine.
+//! On a device, set `default-features = false` and choose `noise` and `rustcrypto`. To use a
+//! hardware engine in place of `rustcrypto`, implement [`crypto::Crypto`]. The noise wire also
+//! needs [`crypto::NoiseCrypto`].
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -12,9 +12,9 @@
 //! With the feature `streams`, a client can subscribe: a service then sends data at any time, and
 //! the device reads it in pieces into fixed memory. See `Client::subscribe`.
 //!
-//! You provide fixed-size buffers for input, output, the request and the answer; the crate uses no
-//! other memory than these and the stack. This crate's README lists the sizes, and
-//! `docs/embedded.md` in the repository has the details.
+//! You provide fixed-size buffers for input, output, the request and the answer. Apart from these,
+//! the crate uses only the stack. This crate's README lists the sizes, and `docs/embedded.md` in
+//! the repository has the details.
 //!
 //! # A blocking client
 //!
@@ -87,7 +87,7 @@
 //! let mut server =
 //!     BufferedServer::start(&server_key, &settings, now, &mut trng, buffers, bodies)?;
 //!
-//! // A super-loop, of two devices at once.
+//! // The super-loops of two devices, in one.
 //! let (body, answer) = ([1; 1000], [0; 1024]);
 //! let mut pending = client.request(body, answer)?;
 //! let length = loop {
@@ -112,7 +112,7 @@
 //! assert_eq!(length, 1000);
 //! assert_eq!(pending.into_parts().1[..length], body);
 //!
-//! // What a serial port does.
+//! // Moves bytes as a serial port would.
 //! use falco_core::{KeyRef, Role};
 //! use falco_embedded::{BufferedConnection, Buffers};
 //! fn carry<A: Role, B: Role, G: KeyRef<A>, H: KeyRef<B>, I: Buffers, J: Buffers>(

@@ -54,10 +54,10 @@
 //!
 //! # Threads
 //!
-//! - **A client** has one thread per connection. It connects, and it reads while no caller does.
-//!   Callers write their requests. A caller whose request is the only one in flight also reads
-//!   until its answer has arrived. On the classic wire, and over a stream that does not split, only
-//!   callers read, one at a time.
+//! - **A client** has one thread per connection. That thread connects, and reads while no caller
+//!   does. Callers write their requests. A caller whose request is the only one in flight also
+//!   reads until its answer has arrived. On the classic wire, and over a stream that does not
+//!   split, only callers read, one at a time.
 //! - **A server** has one thread per connection, which reads and runs short handlers. A bounded
 //!   pool of workers runs the other handlers. If a handler on the thread of a connection takes more
 //!   than 1 to 2 ms, another thread continues with that connection.

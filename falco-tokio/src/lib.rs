@@ -99,8 +99,8 @@
 //! | `falco_client_requests_ended_total` | counter | `server`, `outcome` |
 //! | `falco_client_request_seconds` | histogram | |
 //!
-//! The metrics of a key exist from the time when the server serves with it, before its first use.
-//! The metrics of a retired key stay. Its gauge is 0 once its connections have ended.
+//! The metrics of a key exist as soon as the server accepts it, before a client uses it. They stay
+//! when the key is retired. The gauge is 0 once the connections of the key have ended.
 //!
 //! The label `server` names one server. In the metrics of requests it names all servers of the
 //! client, separated by commas.
@@ -111,7 +111,7 @@
 //! context), `unknown_wire` (another protocol) or `handshake_timeout`. The `cause` of a failed
 //! attempt is `stream` if no stream could be opened, `slow` if another server of the client was
 //! connected first, `unusable` if no attempt can succeed, such as for an invalid address, and
-//! otherwise how the handshake ended. Each starts a back-off of its server.
+//! otherwise how the handshake ended. After each failed attempt its server is in back-off.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod client;
