@@ -7,14 +7,15 @@ use crate::role::Role;
 use crate::time::{Instant, MaybeInstant, Span};
 use crate::wire::KeyRef;
 
-/// A poll that is later than this is a late poll: the caller may not have read what arrived before
-/// the deadline. Timers of a runtime are late by some milliseconds, on a busy machine by more.
+/// If deadlines are handled later than this after they have passed, the caller may not have read
+/// what arrived before. Timers of a runtime are late by some milliseconds, on a busy
+/// machine by more.
 const LATE: Span = Span::from_millis_const(50);
 
-/// The deadlines of a connection with those of its writes, and the rule for late polls, for a
-/// driver of a [`Connection`]. Keep one value for each connection. While the connection has not
-/// ended, call these methods in place of those with the same name of the connection. Once it has
-/// ended, [`Ending`](crate::Ending) has the deadline.
+/// The deadlines of a [`Connection`] and of its writes, and the rule for late polls. A driver keeps
+/// one value for each connection. While the connection has not ended, call these methods in place
+/// of the connection's methods with the same names. Once it has ended, [`Ending`](crate::Ending)
+/// has the deadline.
 ///
 /// A poll is late if a deadline has passed, and bytes that arrived before it may still be unread,
 /// in the driver's buffer or in the stream. They count, however late the driver reads them, within
@@ -93,7 +94,7 @@ impl Deadlines {
         passed
     }
 
-    /// The next call checks again, whatever its time is.
+    /// Makes the next call check again, even if its time is that of the last check.
     pub(crate) const fn check_again(&mut self) {
         self.checked = Instant::ZERO;
     }
@@ -126,17 +127,17 @@ impl Deadlines {
         self.blocked.get().unwrap_or(since)
     }
 
-    /// Whether to give up the write at `now`. If this is a late poll, nothing was written
-    /// meanwhile, so the stream has its full time from now on.
+    /// Whether to give up the write at `now`. If this is a late poll, the driver may not have tried
+    /// to write meanwhile, so the stream has its full time again from `now`.
     pub(crate) fn is_stalled<R: Role, H: KeyRef<R>>(&mut self, machine: &Connection<R, H>, now: Instant) -> bool {
-        self.is_over(now, machine.write_limit(machine.end(), false))
+        self.is_stalled_after(now, machine.write_limit(machine.end(), false))
     }
 
     /// As [`is_stalled`](Self::is_stalled), for a write that is given up after `write_limit`
     /// milliseconds.
     // Not inlined on a device, to save flash. So it is not generic.
     #[cfg_attr(target_os = "none", inline(never))]
-    fn is_over(&mut self, now: Instant, write_limit: u64) -> bool {
+    fn is_stalled_after(&mut self, now: Instant, write_limit: u64) -> bool {
         let Some(due) = self.stalls_at(write_limit).get().filter(|due| *due <= now) else {
             return false;
         };
@@ -180,8 +181,8 @@ impl Deadlines {
     ///
     /// # Errors
     /// What ended the connection; [`ConnectionError::Stalled`] if a write made no progress for one
-    /// lifetime. The first time that this is noticed more than 50 ms late, the write has another
-    /// lifetime instead.
+    /// lifetime. If the call is more than 50 ms late for that, the write gets another lifetime
+    /// instead, once for each blocked write.
     ///
     /// After `Stalled`, discard the pending bytes, and process what has arrived. If the deadline of
     /// the connection has passed as well, that has ended it: see [`Connection::end`].

@@ -42,8 +42,9 @@ pub type ClientKeys = Keys<NoiseClient<HeapTable, Provider, Vec<u8>>>;
 pub type ServerKeys = Keys<NoiseServer<HeapTable, ServerRing, Provider, Vec<u8>>>;
 
 impl ClientKeys {
-    /// Whether the server may send something that is not a reply, such as a CLOSE. If not, a client
-    /// that has one request in flight at a time need not read before it sends the next.
+    /// Whether the server may send something that is not a reply and that the client must process
+    /// soon, such as a CLOSE. If not, a client needs no thread that reads while no request is in
+    /// flight.
     #[must_use]
     pub const fn receives_unasked(&self) -> bool {
         self.noise().is_some()
@@ -146,7 +147,8 @@ impl Secrets {
     /// request and each answer takes one.
     pub const DEFAULT_SERVER_NONCES: usize = 65_536;
 
-    /// Whether a server with these keys has more than one, and each is to leave room to the others.
+    /// Whether a server with these keys has more than one key. Each key must then leave room for
+    /// the others.
     #[must_use]
     pub const fn has_several(&self) -> bool {
         self.noise.len() > 1 || self.has_both_wires()

@@ -24,9 +24,9 @@ pub(crate) struct Life {
 }
 
 /// The grace period for late polls: how far a deadline moves, so that the caller first reads what
-/// has arrived. The first late poll may be up to a lifetime late. Later ones share one second, or a
-/// third of the lifetime if that is less. With a longer grace period, a peer could postpone the end
-/// with incomplete records.
+/// has arrived. Between two restarts of the timeout, the first late poll may be up to a lifetime
+/// late. Later ones share one second, or a third of the lifetime if that is less. With a longer
+/// grace period, a peer could postpone the end with incomplete records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GracePeriod {
     /// What is left for later polls. [`Span::MAX`] before the first one.
@@ -132,7 +132,7 @@ impl Life {
         self.established = true;
     }
 
-    /// The stream has accepted a whole output behind which answers are queued, so the peer still
+    /// The stream has accepted all output that was sealed, and more is queued. So the peer still
     /// reads. This restarts the idle timeout.
     #[cfg(feature = "noise")]
     pub(crate) fn note_taken(&mut self) {

@@ -107,8 +107,8 @@ impl Refusal {
         matches!(self, Self::Busy | Self::TooLarge | Self::NotProcessed)
     }
 
-    /// This refusal, of a request that `reached` its handler or not, as far as the other side can
-    /// tell. One that has reached it may have been processed, whatever the refusal says.
+    /// What to report in place of this refusal, for a request that has `reached` its handler or
+    /// not. A request that has reached it may have been processed, whatever the refusal says.
     #[cfg(feature = "streams")]
     pub(crate) const fn of_reached(self, reached: bool) -> Self {
         if reached && self.is_unprocessed() {

@@ -87,7 +87,8 @@ impl<L: ReplayCache, C: Crypto> ClassicKey<L, C> {
         self.aead
             .open(nonce, &[], text, tag)
             .map_err(|_| OpenError::Inauthentic)?;
-        // Only nonces of authentic texts enter the replay cache. Others could evict them.
+        // Only nonces of authentic texts enter the replay cache. Forged texts could otherwise evict
+        // them.
         if own.has_used(nonce) {
             return Err(OpenError::Seen);
         }
@@ -102,10 +103,11 @@ impl<L, C: Crypto> fmt::Debug for ClassicKey<L, C> {
     }
 }
 
-/// Why a sealed text was refused.
+/// Why a sealed text was rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum OpenError {
     Inauthentic,
+    /// A replay or a reflection.
     Seen,
 }
 

@@ -9,8 +9,8 @@ use crate::session::{Client as _, Server as _, Session as _};
 use crate::wire::{ClientKeyRef, KeyRef, ServerKeyRef};
 
 impl<R: Role, H: KeyRef<R>> Connection<R, H> {
-    /// Reports that the caller has freed `bytes` more of an open body that this side reads, so that
-    /// the peer may send as many more. `id` is the request. The bytes are those that
+    /// Reports that the caller has freed `bytes` of an open body that this side reads. The peer may
+    /// then send as many more. `id` is the request. The bytes are those that
     /// [`Opened`](crate::ServerEvent::Opened) and [`Part`](crate::ServerEvent::Part) returned. Do
     /// not call it before their memory is free. Bytes beyond those that have arrived do not count.
     ///
@@ -33,15 +33,15 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.session.sendable(id)
     }
 
-    /// The window of the peer in bytes: how much of an open body it takes before it has given
-    /// credit. 0 if it takes no open bodies, and before the handshake.
+    /// The window of the peer in bytes: how much of an open body this side may send before the peer
+    /// gives credit. 0 if the peer takes no open bodies, and before the handshake.
     #[must_use]
     pub fn peer_window(&self) -> u32 {
         self.session.peer_window()
     }
 
     /// The window of this side in bytes: how much of an open body the peer may send before this
-    /// side has given credit. 0 if it takes no open bodies, and on the classic wire.
+    /// side gives credit. 0 if this side takes no open bodies, and on the classic wire.
     #[must_use]
     pub fn window(&self) -> u32 {
         self.session.window()
@@ -55,8 +55,8 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
     /// there are more bytes or the server has given credit, and once more after
     /// [`finish`](OutgoingRequest::finish). Without credit, `seal` skips it.
     ///
-    /// The answer may begin, and end, before the request does. Once its first frame is sealed, the
-    /// server may have processed the request.
+    /// The answer may begin, and end, before the body of the request ends. Once the first frame of
+    /// the request is sealed, the server may have processed it.
     ///
     /// # Errors
     /// [`RequestError::NoOpenBodies`](crate::RequestError::NoOpenBodies) if the server takes none.

@@ -1,5 +1,6 @@
 //! AES-256-GCM (NIST SP 800-38D), assembled like the crate aes-gcm from the block cipher of aes,
-//! the counter mode of ctr and the hash of ghash. The feature `aes-gcm` replaces it by that crate.
+//! the counter mode of ctr and the hash of ghash. With the feature `aes-gcm`, that crate is used
+//! instead.
 //!
 //! It differs from aes-gcm in three ways. It wipes the keystream. It encrypts a text that lies in
 //! two places without joining it first. For a short text it encrypts the tag mask and the whole
@@ -79,7 +80,7 @@ impl Aes256Gcm {
         Self { cipher, hash }
     }
 
-    /// Encrypts the part of the first batch that a text of `length` bytes needs.
+    /// Encrypts the counters of the first batch that a text of `length` bytes needs.
     #[cfg_attr(not(target_os = "none"), inline(always))]
     fn first(&self, length: usize, Batch(batch): &mut Batch) -> Result<(), AeadError> {
         if u64::try_from(length).is_ok_and(|length| length > MAX) {
@@ -123,7 +124,7 @@ impl Aes256Gcm {
             }
         }
         if let Some(with) = stream.next() {
-            // Not on a device: this saves time and takes flash.
+            // Four bytes at once save time and take flash, so a device does without.
             let size = if cfg!(target_os = "none") { 0 } else { end.len() / 4 * 4 };
             let (fours, end) = end.split_at_mut_checked(size).ok_or(AeadError)?;
             let rest = with.iter().skip(size);

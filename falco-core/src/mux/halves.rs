@@ -1,15 +1,15 @@
-//! The two halves of an open request: what each has for its connection, and what the connection
-//! reports to it.
+//! The two halves of an open request: what each half asks of its connection, and what the
+//! connection reports to it.
 
 use super::streams::{ENOUGH, StreamError};
 use crate::error::{LostRequest, RequestError};
 
-/// When a reader has taken this many bytes, the connection gives credit for them.
+/// When a reader has taken this many bytes, the connection is notified, and gives credit for them.
 const TAKEN: usize = 64 << 10;
 
-/// The shared state of the two halves of an open request and its connection, without the bytes
-/// between them. One half reads, the other writes. A caller or handler has them, perhaps on another
-/// thread. So an adapter keeps this under a lock, together with the bytes.
+/// What the two halves of an open request share with its connection, except the bytes themselves.
+/// One half reads, the other writes. A caller or handler has them, perhaps on another thread. So an
+/// adapter keeps this under a lock, together with the bytes.
 ///
 /// If a method of a half returns `true`, there is work for the connection: the adapter calls
 /// [`ClientMux::pump`](super::ClientMux::pump) or [`ServerMux::pump`](super::ServerMux::pump).
@@ -68,7 +68,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         Self::new(usize::from(window_kib) << 10, true)
     }
 
-    /// Those of a request that a client sends whole, and of which it only reads the answer.
+    /// The halves of a request that a client sends whole. The client only reads the answer.
     #[must_use]
     pub fn of_reader(window_kib: u16) -> Self {
         Self {
@@ -142,8 +142,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.end_output(StreamError::Ended);
     }
 
-    /// The request has failed. Without effect on a body that has ended
-    /// before.
+    /// The request has failed. Without effect on a body that has ended before.
     pub fn fail(&mut self, why: E) {
         self.begun = true;
         self.failed = true;
@@ -175,11 +174,10 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.wants_no_input() || (self.writer_gone && !self.finished)
     }
 
-    /// The handler has ended, and another task will call
-    /// [`handled`](super::ServerMux::handled). Returns how many bytes of its writer are still to be
-    /// sent. They count as an answer of the handler, see
-    /// [`hold_answer`](super::HeldBytes::hold_answer). If [`drops_output`](Self::drops_output)
-    /// returns `true` afterwards, drop them.
+    /// The handler has ended, and another task will call [`handled`](super::ServerMux::handled).
+    /// Returns how many bytes the handler has written that the connection has not accepted. They
+    /// count as an answer, see [`hold_answer`](super::HeldBytes::hold_answer). If
+    /// [`drops_output`](Self::drops_output) returns `true` afterwards, drop them.
     pub fn left(&mut self) -> usize {
         if !self.will_finish() {
             self.end_output(StreamError::Ended);
@@ -187,7 +185,8 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.unsent
     }
 
-    /// There is no room for what the writer has left.
+    /// There is no room for the bytes that [`left`](Self::left) has returned. The answer is cut
+    /// off.
     pub fn drop_left(&mut self) {
         self.end_output(StreamError::NO_ROOM);
     }
@@ -210,9 +209,10 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.is_whole
     }
 
-    /// Whether the answer is complete before the connection has begun it, and the request is whole.
-    /// The connection then sends an answer of one chunk with its length, as that of a handler that
-    /// returns its answer, and takes that chunk at once, whatever its length.
+    /// Whether the request has arrived as a whole, and the answer was complete before the
+    /// connection began it. If the answer is one chunk, the connection then takes that chunk at
+    /// once, whatever its length. It sends the answer with its length, as if the handler had
+    /// returned it.
     #[must_use]
     pub const fn is_answer_whole(&self) -> bool {
         self.is_whole && !self.answering && self.will_finish()
@@ -244,7 +244,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         (core::mem::replace(&mut self.taken, 0), self.waits)
     }
 
-    /// Whether there is something to send, if only the end.
+    /// Whether there are bytes to send, or the end of the body.
     pub(super) const fn has_output(&self) -> bool {
         !self.drops_output() && (self.finished || self.unsent > 0)
     }
@@ -255,7 +255,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.will_finish() && self.unsent == 0
     }
 
-    /// Whether the body of the writer is whole, as far as it is known.
+    /// Whether the writer has finished its body, and nothing of it was dropped.
     pub(super) const fn will_finish(&self) -> bool {
         self.finished && self.output.is_none() && !self.failed
     }
@@ -286,13 +286,14 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.taken >= self.notifies_at && self.notify()
     }
 
-    /// How the body that is read has ended, behind the bytes that have arrived.
+    /// How the body that is read has ended, after the bytes that have arrived. `None` while more
+    /// may arrive.
     pub fn input_end(&self) -> Option<Result<(), E>> {
         self.input.clone()
     }
 
-    /// The reader waits for more, and has taken all that has arrived. For an adapter in which the
-    /// connection then gives credit at once.
+    /// The reader has taken all that has arrived, and waits for more. The connection then gives
+    /// credit at once.
     pub fn wait(&mut self) -> bool {
         let waited = core::mem::replace(&mut self.waits, true);
         (self.taken > 0 || !waited) && self.notify()

@@ -8,8 +8,8 @@ use super::Budget;
 use crate::message::RequestId;
 
 /// How many bytes of queued answers a connection may have even if all connections together exceed
-/// their bound. The shared count may be wrong by this much for each connection, so that small
-/// answers that are sealed at once do not change it.
+/// their bound. The shared count may be wrong by this much for each connection. So a small answer
+/// that is sealed at once need not change it.
 pub(super) const UNCOUNTED: u32 = 16 << 10;
 
 /// The bytes of a request in the bound that all connections share. They are given back when this is
@@ -42,11 +42,12 @@ impl<G: Budget> HeldBytes<G> {
         }
     }
 
-    /// The handler has returned an answer of `bytes`, and another thread or task will give it to
-    /// [`ServerMux::complete`](super::ServerMux::complete). It counts from now on until this is
-    /// dropped. `waiting` is the number of bytes of other answers of the same connection that wait
-    /// for that. Returns `false` if the answers of all connections leave no room for it; drop it
-    /// then. While a few bytes wait, they do not count.
+    /// Counts an answer of `bytes` that the handler has returned, and that another thread or task
+    /// will pass to [`ServerMux::complete`](super::ServerMux::complete). The answer counts until
+    /// this value is dropped. `waiting` is the number of bytes of other answers of the same
+    /// connection that are still to be passed. Up to 16 KiB of them all together do not count.
+    /// Returns `false` if the answers of all connections leave no room. In that case drop the
+    /// answer.
     #[must_use]
     pub fn hold_answer(&mut self, bytes: usize, waiting: usize) -> bool {
         let all = waiting.saturating_add(bytes);
@@ -81,18 +82,18 @@ pub(super) fn bytes(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-/// What a request takes of the shared bound besides its body, in bytes. A handler with its task or
-/// its place in a queue, and what connections remember of the request, take that much at most
-/// without what the handler itself allocates. Without it, requests with empty bodies would be
-/// bounded by the connections alone. A window is much larger, and counts without it.
+/// What a request takes of the shared bound in addition to its body, in bytes. It covers the
+/// handler's task or place in a queue, and what the connection stores for the request, but not what
+/// the handler allocates. It bounds the number of requests with empty bodies. A window is much
+/// larger, so an open request takes no more than its window.
 pub(super) const PER_REQUEST: usize = 1 << 10;
 
 /// How many rows of released requests may stay, in addition to one for each request.
 const SPARE: usize = 8;
 
-/// The bytes of each request of a connection. A peer cannot make it slow by having many requests in
-/// flight: a request is found by its number without reading all rows, and the rows of released
-/// requests are removed together once there are enough of them.
+/// The bytes of each request of a connection. Many requests in flight do not make it slow. A
+/// request is found by its number without reading all rows, and rows of released requests are
+/// removed together once there are enough of them.
 #[derive(Debug)]
 pub(super) struct Held {
     /// Sorted by number.
@@ -123,8 +124,8 @@ struct Row {
 impl Row {
     /// What it takes of the shared bound.
     fn shared(&self) -> usize {
-        let besides = if self.is_window { 0 } else { PER_REQUEST };
-        bytes(self.bytes).saturating_add(besides)
+        let overhead = if self.is_window { 0 } else { PER_REQUEST };
+        bytes(self.bytes).saturating_add(overhead)
     }
 }
 
@@ -152,8 +153,8 @@ impl Held {
         usize::try_from(self.count).unwrap_or(usize::MAX)
     }
 
-    /// What the requests that were not handed over take of the shared bound, and how much of that
-    /// are windows.
+    /// The bytes of the shared bound that are taken by requests that were not handed over. The
+    /// second number is those of windows among them.
     pub(super) fn own_bytes(&self) -> (usize, usize) {
         let own = || self.rows.iter().filter(|row| !row.is_handed && !row.is_released);
         let windows = own().filter(|row| row.is_window).map(Row::shared).sum();
@@ -223,8 +224,8 @@ impl Held {
     }
 
     /// Marks the bytes of a request as handed over, and returns how many there are and whether they
-    /// are a window. From now on the caller gives them back to the shared bound. They still count
-    /// towards this connection until the request is released.
+    /// are a window. The caller has to give them back to the shared bound. They count towards this
+    /// connection until the request is released.
     pub(super) fn hand_over(&mut self, id: RequestId) -> (usize, bool) {
         let at = self.find(id);
         let row = at.and_then(|at| self.rows.get_mut(at)).filter(|row| !row.is_handed);

@@ -31,8 +31,8 @@ impl Admission {
         self.half_open.insert(number, half_open);
         let selected = [
             self.select_from_source_of(number),
-            // One to replace the place that was just taken, and one more to free places faster than
-            // they are taken.
+            // One connection makes up for the place that was just taken. A second one frees places
+            // faster than they are taken.
             self.select(now, None),
             self.select(now, None),
         ];
@@ -60,10 +60,11 @@ impl Admission {
     /// Reports that a connection has completed its handshake under a key; `None` is the key of the
     /// classic wire. `retired` is whether the key was retired since the hello.
     ///
-    /// If the connection may not stay, returns why, for
-    /// [`ServerMux::close_for`](crate::mux::ServerMux::close_for). Until one that is over a limit
-    /// is gone, it counts towards all limits but those of its key and of the classic wire. A
-    /// connection that was not [admitted](Self::admit), such as a guest, does not count.
+    /// If the connection must close, returns why, for
+    /// [`ServerMux::close_for`](crate::mux::ServerMux::close_for). A connection that exceeds a
+    /// limit does not count towards the limit of its key or that of the classic wire. It counts
+    /// towards all others until it is removed. A connection that was not [admitted](Self::admit),
+    /// such as a guest, does not count.
     ///
     /// Call it once the code that retires keys can find the connection by its key. If the key is
     /// retired after `retired` was read, that code closes the connection.

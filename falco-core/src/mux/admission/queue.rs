@@ -5,11 +5,11 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use super::source::Source;
 use crate::time::Instant;
 
-/// Since when the server waits for the hello or the first PING of a connection, and the number of
-/// the connection.
+/// The time since which the server waits for the hello or the first PING of a connection, and the
+/// number of the connection.
 type Candidate = (Instant, u64);
 
-/// A source holds too many candidates if it has more than all candidates divided by this, and also
+/// A source holds too many candidates if it has more than one in `SHARE` of all candidates, and
 /// more than [`FEW`].
 const SHARE: usize = 16;
 /// A source with at most this many candidates never holds too many.
@@ -72,9 +72,9 @@ impl Queue {
         (*count > (self.all.len() / SHARE).max(FEW)).then_some(*source)
     }
 
-    /// Picks a candidate at random from the older half, at most the 256 oldest. Considers the
-    /// candidates of `source` if it is given, else those of the source that holds too many if there
-    /// is one, else all.
+    /// Picks a candidate at random from the older half, or from the 256 oldest if the half is
+    /// larger. Considers the candidates of `source` if it is given. Otherwise considers those of
+    /// the source that holds too many, or all if no source does.
     pub(super) fn pick(&self, source: Option<Source>, random: u64) -> Option<u64> {
         let source = source.or_else(|| self.over_share());
         let candidates = source.map_or(Some(&self.all), |source| self.sources.get(&source))?;

@@ -6,8 +6,8 @@ use crate::error::ConnectionError;
 use crate::time::{Instant, Span};
 use crate::wire::ClientKeyRef;
 
-/// After this time without input the connection may have ended. A caller that reads the stream
-/// before each request needs a system call for that, which requests in quick succession save.
+/// After this time without input the connection may have ended. Reading the stream before a request
+/// costs a system call, so requests in quick succession do without it.
 const QUIET: Span = Span::from_millis_const(1);
 
 impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
@@ -61,9 +61,9 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
 
     /// Whether to give up a write, because the write deadline has passed, as
     /// [`handle_timeout`](Self::handle_timeout) does. The first call that is more than 50 ms late
-    /// gives the write another lifetime instead: the caller may not have run meanwhile. After the
-    /// end of the connection its `ending` decides. For a thread that only writes and does not call
-    /// `handle_timeout` itself.
+    /// gives the write another lifetime instead: the caller may not have run meanwhile. Once the
+    /// connection has ended, `ending` decides. For a thread that only writes and does not call
+    /// `handle_timeout`.
     #[must_use]
     pub fn is_stalled(&mut self, now: Instant, ending: Option<Ending>) -> bool {
         ending.map_or_else(

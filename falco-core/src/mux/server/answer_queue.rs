@@ -14,8 +14,8 @@ use crate::time::Instant;
 use crate::wire::ServerKeyRef;
 
 /// The send queue, and early answers. On the classic wire, answers are sent in the order of the
-/// requests. An answer is early if that to an earlier request is not in the send queue yet. Early
-/// answers are kept apart, so that an output does not have to skip them: what it costs does not
+/// requests. An answer is early if the answer to an earlier request has not been put into the send
+/// queue. Early answers are kept apart, so that sealing need not skip them. Its cost then does not
 /// depend on the order in which handlers end.
 pub(super) struct AnswerQueue<B> {
     queue: SendQueue<OutgoingAnswer, B>,
@@ -25,7 +25,7 @@ pub(super) struct AnswerQueue<B> {
     last: u32,
 }
 
-/// At least one early answer, by the number of its request.
+/// The early answers, at least one, by the number of the request.
 struct Early<B> {
     answers: BTreeMap<u32, (OutgoingAnswer, B)>,
     /// Bytes of their bodies.
@@ -57,7 +57,7 @@ impl<B> AnswerQueue<B> {
         }
     }
 
-    /// Moves to the queue the early answers that follow the last one in it without a gap.
+    /// Moves early answers to the queue, until the answer to the next request is missing.
     fn push_early(&mut self) {
         while self.early.is_some()
             && let Some(next) = self.last.checked_add(1)
@@ -95,7 +95,7 @@ impl<B> AnswerQueue<B> {
         self.queue.is_empty()
     }
 
-    /// Bytes of all bodies. Each counts whole until its last part is sealed.
+    /// Bytes of all bodies. A body counts with its whole length until its last part is sealed.
     pub(super) fn bodies(&self) -> usize {
         self.queue.bodies() + self.early.as_ref().map_or(0, |early| early.bytes)
     }
