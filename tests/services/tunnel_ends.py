@@ -4,6 +4,7 @@ ends, the target, the client."""
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -12,11 +13,15 @@ from tunnel_programs import QUIET, forwarded
 
 PROGRAMS = {"ss": "iproute2"}
 
-# Connects to a port, or listens and takes one connection after the other. Sends, receives, or
-# does both, without end, and says how each connection has ended: `end` is an orderly end.
+# Connects to a port or a Unix socket, or listens there and takes one connection after the other.
+# Sends, receives, or does both, without end, and says how each connection has ended: `end` is an
+# orderly end.
 PUMP = '''
 import os, select, socket, sys, threading
-role, port, does = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+role, at, does = sys.argv[1:]
+family, address = socket.AF_INET, ("127.0.0.1", int(at)) if at.isdecimal() else None
+if address is None:
+    family, address = socket.AF_UNIX, at.removeprefix("unix:")
 def say(word):
     os.write(1, f"{word}\\n".encode())
 def pump(connection):
@@ -42,17 +47,21 @@ def pump(connection):
     except OSError as error:
         say("reset" if isinstance(error, (ConnectionResetError, BrokenPipeError)) else repr(error))
     connection.close()
+end = socket.socket(family)
 if role == "connect":
-    pump(socket.create_connection(("127.0.0.1", port)))
+    end.connect(address)
+    pump(end)
 else:
-    listener = socket.create_server(("127.0.0.1", port), backlog=100)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    end.bind(address)
+    end.listen(100)
     while True:
-        threading.Thread(target=pump, args=(listener.accept()[0],), daemon=True).start()
+        threading.Thread(target=pump, args=(end.accept()[0],), daemon=True).start()
 '''
 
 
-def pump(role, port, does):
-    command = [sys.executable, "-c", PUMP, role, port, does]
+def pump(role, at, does):
+    command = [sys.executable, "-c", PUMP, role, at, does]
     return running(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -74,35 +83,48 @@ def descriptors(process):
 CONNECTIONS = 10
 
 
-def killed(scratch, victim, client_does, target_does):
+def killed(scratch, victim, client_does, target_does, unix=False):
     """Kills one of four in the middle of transfers; what the client's side and the target's side
-    have learned, unless they are the victim. Whoever remains has as many descriptors as before."""
+    have learned, unless they are the victim. Whoever remains has as many descriptors as before. With
+    `unix`, both sides are on Unix sockets."""
     key = make_key(scratch, f"{victim}-{client_does}.key")
-    target_port, server_port = free_port(), free_port()
+    server_port, front, back = free_port(), free_port(), free_port()
+    forwarding, near = f"127.0.0.1:{back}", {}
+    if unix:
+        front, forwarding = (f"unix:{scratch}/{name}-{victim}-{len(client_does)}" for name in ("front", "back"))
+        back, near = forwarding, {"listen": front}
     with contextlib.ExitStack() as stack:
         started = lambda context: stack.enter_context(context)
-        target = started(pump("listen", target_port, target_does))
-        until("the target listens", lambda: listens(target_port))
+        target = started(pump("listen", back, target_does))
+        until("the target listens", lambda: is_listening(back))
         assert lines(target, 1) == ["end"]
-        serve = lambda: started(served(key, "--forward", f"127.0.0.1:{target_port}", port=server_port, **QUIET))[1]
+        serve = lambda: started(served(key, "--forward", forwarding, port=server_port, **QUIET))[1]
+
+        def forward():
+            port, process = started(forwarded(key, f"127.0.0.1:{server_port}", **near, **QUIET))
+            return front if unix else port, process
+
         server = serve()
-        port, forward = started(forwarded(key, f"127.0.0.1:{server_port}", **QUIET))
+        front, local = forward()
+        ends = {"forward": local, "serve": server}
+        at_start = {name: unix_sockets(process) for name, process in ends.items()}
         # The descriptors are counted when the connections to the server are there.
         with contextlib.ExitStack() as first:
             for _ in range(CONNECTIONS):
-                flows(first.enter_context(pump("connect", port, client_does)), target, client_does)
+                flows(first.enter_context(pump("connect", front, client_does)), target, client_does)
         lines(target, CONNECTIONS)
-        ends = {"forward": forward, "serve": server}
-        until("the tunnel is idle", lambda: idle(forward, port) and idle(server, target_port))
+        until("the tunnel is idle", lambda: all(
+            unix_sockets(process) <= at_start[name] and (unix or idle(process, front if name == "forward" else back))
+            for name, process in ends.items()))
         before = {name: descriptors(process) for name, process in ends.items()}
 
-        clients = [started(pump("connect", port, client_does)) for _ in range(CONNECTIONS)]
+        clients = [started(pump("connect", front, client_does)) for _ in range(CONNECTIONS)]
         for client in clients:
             flows(client, target, client_does)
         assert all(descriptors(process) >= before[name] + CONNECTIONS for name, process in ends.items())
         victims = {**{name: [process] for name, process in ends.items()}, "target": [target], "client": clients}[victim]
         receives = {"target": "receive" in target_does, "client": "receive" in client_does}.get(victim)
-        kill(victims, CONNECTIONS if receives else 0)
+        kill(victims, CONNECTIONS if receives and not unix else 0)
         told = {}
         if victim != "client":
             told["client"] = {line for client in clients for line in lines(client, 1)}
@@ -115,11 +137,26 @@ def killed(scratch, victim, client_does, target_does):
         if victim == "serve":
             server.wait(PATIENCE)
             serve()
+        if victim == "forward":
+            local.wait(PATIENCE)
         if victim != "target":
             # The tunnel goes on, with a new end if need be.
-            port = port if victim != "forward" else started(forwarded(key, f"127.0.0.1:{server_port}", **QUIET))[0]
-            flows(started(pump("connect", port, client_does)), target, client_does)
+            front = front if victim != "forward" else forward()[0]
+            flows(started(pump("connect", front, client_does)), target, client_does)
     return told
+
+
+def is_listening(at):
+    if isinstance(at, int):
+        return listens(at)
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(at.removeprefix("unix:")) == 0
+
+
+def unix_sockets(process):
+    """How many connected Unix sockets the process has. The runtime has some of its own."""
+    found = subprocess.run(["ss", "-Hxp", "state", "established"], capture_output=True, text=True, timeout=PATIENCE)
+    return found.stdout.count(f"pid={process.pid},")
 
 
 def unread(processes):
@@ -186,3 +223,16 @@ def check_killed(scratch):
                 assert expected == {"reset" if receives else "end"}, (victim, client_does, expected)
             for side, ends in told.items():
                 assert ends == expected, (victim, client_does, side, ends)
+
+
+def check_killed_unix(scratch):
+    """As check_killed, with the client and the target on Unix sockets. These have no reset. Each side
+    learns that its connection has ended: who only receives sees an end, and who sends may see an
+    error, if bytes of it were not read."""
+    for client_does, target_does in (("send receive", "send receive"), ("send", "receive"), ("receive", "send")):
+        for victim in ("forward", "serve", "target", "client"):
+            told = killed(scratch, victim, client_does, target_does, unix=True)
+            for side, ends in told.items():
+                does = client_does if side == "client" else target_does
+                possible = {"end", "reset"} if "send" in does else {"end"}
+                assert ends and ends <= possible, (victim, client_does, side, ends)
