@@ -34,6 +34,7 @@ mod open_states;
 #[cfg(feature = "streams")]
 mod open_writes;
 #[cfg(feature = "streams")]
+mod queue_cost;
 mod reads_of_any_size;
 mod reassembly;
 mod record_size;
