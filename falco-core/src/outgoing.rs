@@ -181,9 +181,10 @@ impl OutgoingRequest {
         self.done
     }
 
-    /// Whether what is sealed of it may reach a handler: all of it, or the first frame if its body
-    /// is open. If not, the request is [not processed](crate::Fate::NotProcessed), also if the
-    /// server has refused it before the rest was sealed.
+    /// Whether the sealed part may reach a handler. It may if the request is sealed as a whole, or
+    /// if its body is open and the first frame is sealed. If not, the request is [not
+    /// processed](crate::Fate::NotProcessed), even if the server refused it before the rest was
+    /// sealed.
     #[must_use]
     pub const fn reaches_handler(&self) -> bool {
         #[cfg(feature = "streams")]
@@ -364,7 +365,7 @@ fn rest(own: bool, sealed: usize, body: &[u8]) -> Result<&[u8], Misuse> {
     unsealed(sealed, body)
 }
 
-/// The bytes of a body behind the first `sealed` ones.
+/// The bytes of a body after the first `sealed` ones.
 #[cfg(feature = "noise")]
 pub(crate) fn unsealed(sealed: usize, body: &[u8]) -> Result<&[u8], Misuse> {
     body.get(sealed..).ok_or(Misuse::BodyLength {

@@ -159,11 +159,11 @@ impl Settings {
     /// The window and the largest number of open requests, on the noise wire. Both are 0 by
     /// default: this side takes no open bodies.
     ///
-    /// The window is how many KiB of one open body the peer may send before this side has given
-    /// credit, and so how many this side may have to hold. A server reserves one window of
+    /// The window is how many KiB of one open body the peer may send before this side gives credit.
+    /// This side may have to hold as many. A server reserves one window of
     /// [`max_held`](Self::with_max_held) for each request that began open, until that request has
-    /// completed, and refuses a request for which there is no room as busy. A client has at most so
-    /// many requests in flight that a window for each of them fits `max_held`.
+    /// completed. If there is no room, it refuses the request as busy. A client limits its requests
+    /// in flight so that a window for each of them fits `max_held`.
     ///
     /// `max_open` is how many such requests a server holds at once. A client ignores it. A server
     /// takes no open requests if either of the two is 0.
@@ -175,9 +175,9 @@ impl Settings {
         self
     }
 
-    /// As [`with_streams`](Self::with_streams) for a server, with at most so many open requests
-    /// that their windows leave a quarter of `max_held` to other requests, and at least one. So
-    /// open requests that are silent for hours keep no others from their connection.
+    /// As [`with_streams`](Self::with_streams) for a server, but lowers `max_open`, to 1 at least,
+    /// until the windows leave a quarter of `max_held` to other requests. So open requests that are
+    /// silent for hours do not block the others of their connection.
     #[cfg(feature = "streams")]
     #[must_use]
     pub fn with_fitting_streams(self, window_kib: u16, max_open: u16) -> Self {

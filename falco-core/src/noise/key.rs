@@ -17,7 +17,7 @@ use crate::settings::SettingsError;
 use crate::wipe::with_stack_wiped;
 
 /// What the noise wire derives from a [`Key`]: the pre-shared key of the handshake, and the key id.
-/// Wiped when dropped. As with a key, a move leaves a copy behind only without the feature `alloc`.
+/// Wiped when dropped. With the feature `alloc`, moving it leaves no copy behind.
 pub struct NoiseSecret {
     psk: Secret,
     id: KeyId,
@@ -99,8 +99,8 @@ impl fmt::Debug for NoiseSecret {
 /// the feature `std` inside a `Mutex` or an `RwLock`. For many keys, use `keys::ServerKeys`.
 pub trait Ring {
     /// Copies the pre-shared key of this id to `psk` and returns `true`. If there is none, copies a
-    /// random one that nobody has, and returns `false`. Apart from the search for the id both take
-    /// the same time, and so does the handshake after it.
+    /// random one that nobody has, and returns `false`. Except for the search for the id, both
+    /// cases take the same time. So do the handshakes that follow.
     fn select(&self, id: KeyId, psk: &mut [u8; 32]) -> bool;
 }
 
@@ -140,7 +140,7 @@ pub struct KeyRing<S> {
 }
 
 impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> {
-    /// A ring with the keys in `places`, which also is its capacity.
+    /// A ring with the keys in `places`. Its capacity is the number of places.
     ///
     /// `rng` generates the key that is used for a hello with an unknown id.
     ///
@@ -179,8 +179,8 @@ impl<S: AsRef<[Option<NoiseSecret>]> + AsMut<[Option<NoiseSecret>]>> KeyRing<S> 
         Ok(id)
     }
 
-    /// Removes a key and wipes it. Returns whether the ring had it. From now on hellos with its id
-    /// are refused. Close its connections with
+    /// Removes a key and wipes it. Returns whether the ring had it. Hellos with its id are refused
+    /// afterwards. Close its connections with
     /// [`CloseReason::KeyRetired`](crate::CloseReason::KeyRetired).
     pub fn retire(&mut self, id: KeyId) -> bool {
         for place in self.places.as_mut() {

@@ -1,10 +1,10 @@
-//! Open bodies, as far as client and server have the same rules: windows, credit, and the frames of
-//! a body that this side writes.
+//! The rules for open bodies that client and server have in common: windows, credit, and the frames
+//! of a body that this side writes.
 //!
-//! A slot of the table has these meanings for an open body that this side reads: `total` is how
-//! much the peer may still send, and `touched` is what the caller or handler has taken and no
-//! CREDIT has returned to the peer yet. What has arrived and is not taken is the rest of the
-//! window. So at most one window is in memory.
+//! For an open body that this side reads, a slot of the table has these meanings. `total` is how
+//! much the peer may still send. `touched` is how much the caller or handler has taken and for
+//! which no CREDIT was sealed. The rest of the window has arrived and is not taken. So at most one
+//! window is in memory.
 
 use super::Broken;
 use super::layout::{FRAME_HEAD, OPEN, RECORD_OVERHEAD, TOTAL, kind};
@@ -36,7 +36,7 @@ pub(super) mod flag {
 
 /// The largest credit that a writer may have.
 const MAX_CREDIT: u32 = (1 << 31) - 1;
-/// The least part of an open body that is worth a frame at the end of a record.
+/// A part of an open body is put at the end of a record only if this many of its bytes fit, or all.
 const LEAST_PART: usize = 256;
 
 /// What the open bodies of a connection share.
@@ -120,7 +120,7 @@ impl<D: Due> Streams<D> {
         if reports { mark::LAST_PART } else { mark::SKIP }
     }
 
-    /// Nothing more of the body that `slot` reads arrives, or it is dropped: no CREDIT is due.
+    /// No more of the body that `slot` reads arrives, or the body is dropped: no CREDIT is due.
     pub(super) fn stop_reading(&mut self, slot: &mut RequestSlot) {
         slot.clear(flag::READS);
         self.forget_credit(slot);

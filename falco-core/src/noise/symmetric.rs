@@ -5,8 +5,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::crypto::{Aead, NONCE_LENGTH, NoiseCrypto, TAG_LENGTH};
 
-/// The name of the handshake. It is as long as a hash, so it is the initial chaining key and hash
-/// without being hashed.
+/// The name of the handshake. It has the length of a hash, so it is itself the initial hash and
+/// chaining key, as section 5.2 prescribes.
 const PROTOCOL: &[u8; 32] = b"Noise_NNpsk0_25519_AESGCM_SHA256";
 
 /// A message did not authenticate, or the shared secret was zero.

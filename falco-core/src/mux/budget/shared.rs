@@ -42,7 +42,7 @@ struct All {
     taken: Taken,
     max: usize,
     max_answers: usize,
-    /// The server has several keys.
+    /// The server has several keys, so each leaves room for the others.
     divides: AtomicBool,
     /// Only keys that have connections or handlers.
     keys: Mutex<BTreeMap<Option<KeyId>, Weak<OfKey>>>,
@@ -57,10 +57,10 @@ impl SharedBudget {
         length.saturating_add(1 << 10)
     }
 
-    /// The default of a server, in bytes.
+    /// The default bound for requests of a server, in bytes: 1 GiB.
     pub const DEFAULT_BYTES: usize = 1 << 30;
 
-    /// The default of how many bytes the answers may have: 2 GiB.
+    /// The default bound for answers, in bytes: 2 GiB.
     pub const DEFAULT_MAX_ANSWERS: usize = 1 << 31;
 
     /// A bound of this many bytes for requests, and the same for answers. Each request counts 1 KiB

@@ -89,10 +89,10 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Writes pending output and then requests to the front of `out`, and returns how many bytes to
-    /// send. Call it again only when the stream has accepted all of them: if requests are queued
-    /// behind them, the mux takes that as a sign that the server still reads. `failed` receives the
-    /// requests that can never be sent: they are larger than the server reads, and its limit was
-    /// not known when they were accepted.
+    /// send. Call it again only when the stream has accepted all of them. If requests are queued
+    /// behind them, the next call takes this as a sign that the server still reads, and restarts
+    /// the idle timeout. `failed` receives the requests that are larger than the server reads. They
+    /// were accepted before its limit was known.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
@@ -206,8 +206,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         });
     }
 
-    /// Bytes of output with which one call of [`seal`](Self::seal) makes progress with the longest
-    /// request that waits, or seals many small ones.
+    /// An output size with which one call of [`seal`](Self::seal) seals many small requests, or
+    /// much of the longest queued one.
     #[must_use]
     pub fn seal_size(&self) -> usize {
         let mut useful_output = self.queue.useful_output();

@@ -14,8 +14,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Queues the answer to a request. If the request has completed already, or the connection has
     /// ended, the answer is dropped.
     ///
-    /// An answer counts with its bytes. `SharedBudget::most_unused` says how much memory it may
-    /// keep besides.
+    /// An answer counts with its length. `SharedBudget::most_unused` returns how much unused memory
+    /// it may have.
     ///
     /// # Errors
     /// The request is refused as [`Refusal::AnswerTooLarge`], and the answer is dropped.
@@ -34,7 +34,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.queue_made(id, body, made)
     }
 
-    /// As [`queue_answer`](Self::queue_answer), with what the connection has `made` of it.
+    /// As [`queue_answer`](Self::queue_answer). `made` is what the connection returned for the
+    /// answer.
     pub(super) fn queue_made(
         &mut self,
         id: RequestId,
@@ -65,7 +66,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// Refuses a request as the table says, and returns how.
+    /// Refuses a request as the table of [`NoAnswer`] says, and returns the refusal.
     pub(super) fn give_up(&mut self, id: RequestId, why: NoAnswer<'_>) -> Refusal {
         let refusal = why.refusal(false);
         self.refuse(id, refusal);

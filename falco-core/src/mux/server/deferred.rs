@@ -66,10 +66,10 @@ impl Deferred {
 
 impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Whether a request may reach a handler now. `false` after the handshake until
-    /// [`flushed`](Self::flushed), and while the answers that this client has not taken have more
-    /// bytes than a connection may hold ([`Settings::max_held`](crate::Settings::max_held)), or
-    /// more than a few while those of all connections exceed the shared bound. They are the queued
-    /// ones, and the last output if it is long, as an answer on the classic wire can be.
+    /// [`flushed`](Self::flushed). Also `false` while more bytes of answers are queued than a
+    /// connection may hold ([`Settings::max_held`](crate::Settings::max_held)), or more than 16 KiB
+    /// while those of all connections exceed the shared bound. The last output counts as queued if
+    /// it is long, as an answer on the classic wire can be.
     ///
     /// Only sealing and flushing change it to `true`, so a connection waits for its own client
     /// alone. A client that takes its answers is served whatever the others do.
@@ -100,7 +100,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.deferred.bytes() > bytes(self.max_message)
     }
 
-    /// Whether answers are queued and none of them can be sent, so that reading is what helps.
+    /// Whether answers are queued and none of them can be sent before credit was read.
     #[cfg(feature = "streams")]
     fn waits_for_credit(&self) -> bool {
         !self.has_answers() && self.streams.as_ref().is_some_and(|streams| streams.bytes() > 0)
