@@ -78,7 +78,7 @@ impl Line<Socket> {
     pub(crate) fn drop_arrived(&mut self, cx: &mut Context<'_>) {
         let mut dropped = [0; 4096];
         let first = self.stream.read_now(&mut dropped);
-        if self.stream.is_of_the_system() && !matches!(first, Ok(1..)) {
+        if self.stream.is_os_socket() && !matches!(first, Ok(1..)) {
             return;
         }
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
@@ -99,7 +99,7 @@ impl Line<Socket> {
     /// end of the stream or an error. Of another stream it is bytes: to find out, this reads them
     /// into the buffer.
     pub(crate) fn has_arrived(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.stream.is_of_the_system() {
+        if self.stream.is_os_socket() {
             return self.stream.is_readable();
         }
         let total = self.inbox.len() + 1;

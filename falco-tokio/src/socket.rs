@@ -16,7 +16,7 @@ use tracing::debug;
 /// TCP user timeout, 31 bits of milliseconds.
 const LONGEST: (Duration, Duration) = (Duration::from_secs(32_767), Duration::from_millis(2_147_483_647));
 
-/// Any stream of bytes that a connection can be on.
+/// A byte stream that a connection can use.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -55,8 +55,8 @@ impl Socket {
         }
     }
 
-    /// Reads from the socket directly: it may have bytes of which the runtime has not been
-    /// notified. For a stream of another kind this returns `WouldBlock`; poll it instead.
+    /// Reads from the socket directly: it may have bytes that the runtime does not know of yet. For
+    /// a stream of another kind this returns `WouldBlock`; poll it instead.
     pub(crate) fn read_now(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => (&*SockRef::from(stream)).read(buf),
@@ -67,12 +67,12 @@ impl Socket {
     }
 
     /// Whether dropping it closes a socket, rather than a stream of another kind.
-    pub(crate) const fn is_of_the_system(&self) -> bool {
+    pub(crate) const fn is_os_socket(&self) -> bool {
         !matches!(self, Self::Other(_))
     }
 
-    /// Whether the socket has bytes, an end or an error to read, of which the runtime may not have
-    /// been notified. For a stream of another kind this returns `false`; read from it instead.
+    /// Whether the socket has bytes, an end or an error to read, even if the runtime does not know
+    /// of them yet. For a stream of another kind this returns `false`; read from it instead.
     pub(crate) fn is_readable(&self) -> bool {
         let mut place = [core::mem::MaybeUninit::uninit()];
         let peeked = match self {

@@ -228,7 +228,7 @@ impl Connection {
         self.received = self.now;
         let mut early = None;
         if let Ok(total @ 1..) = usize::try_from(self.settled)
-            && self.line.stream().is_of_the_system()
+            && self.line.stream().is_os_socket()
         {
             early = match self.line.read_now(total) {
                 Poll::Ready(read) => Some(read),

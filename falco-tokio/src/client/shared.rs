@@ -1,5 +1,5 @@
-//! What callers and a connection's task share: orders to the task, in a queue, the waker of the
-//! task, and the answers to requests, of which the task delivers many at once.
+//! What callers and a connection's task share: a queue of orders to the task, the waker of the
+//! task, and the answers to requests. The task delivers many answers at once.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -73,8 +73,8 @@ impl Order {
     }
 }
 
-/// Which orders stay in the queue until the next poll, so that they are taken together with others.
-/// If there is one of that kind, all orders stay.
+/// Which kinds of orders are taken only at the next poll, together with others that come until
+/// then. If the queue has one of these, all orders stay in the queue.
 #[derive(Clone, Copy)]
 pub(super) struct Defer {
     pub(super) requests: bool,
@@ -108,8 +108,8 @@ pub(super) struct Shared {
     server: AtomicUsize,
     /// There is no connection, and attempts at one have failed.
     troubled: AtomicBool,
-    /// The task was told to connect, and has neither a connection nor an error since.
-    told_to_connect: AtomicBool,
+    /// [`Order::Connect`] was queued, and the task has had neither a connection nor an error since.
+    connect_ordered: AtomicBool,
 }
 
 impl Shared {
@@ -162,7 +162,7 @@ impl Shared {
     fn poll_answer(&self, caller: CallerId, cx: &Context<'_>) -> Poll<Answer> {
         let mut state = self.lock();
         if let Some(answer) = state.callers.take(caller) {
-            self.leave(state);
+            self.caller_gone(state);
             return Poll::Ready(answer);
         }
         let waits = state.callers.waker(caller);
@@ -194,14 +194,15 @@ impl Shared {
             state.cancel(caller.ticket());
             Self::wake(state);
         } else {
-            self.leave(state);
+            self.caller_gone(state);
         }
         // Not under the lock: dropping a waker may run any code.
         drop(waker);
     }
 
-    /// A caller has left. After the last one, the task releases the memory that requests needed.
-    fn leave(&self, state: MutexGuard<'_, State>) {
+    /// Counts the callers after one of them has gone. If it was the last one, wakes the task, which
+    /// then releases the memory that requests needed.
+    fn caller_gone(&self, state: MutexGuard<'_, State>) {
         self.count(&state);
         if self.callers() == 0 {
             Self::wake(state);
@@ -295,8 +296,8 @@ impl Shared {
     }
 
     /// Swaps `orders`, which are empty, for those that were queued. The task of `cx` is woken when
-    /// there are more. With `defer`, orders of that kind stay in the queue, and all others: then it
-    /// returns `false`, and the caller has to take them later.
+    /// there are more. Returns `false` if `defer` leaves all orders in the queue. The caller then
+    /// has to take them later.
     pub(super) fn take(&self, cx: &Context<'_>, orders: &mut Orders, defer: Defer) -> bool {
         let mut state = self.lock();
         if (defer.requests && !state.orders.requests.is_empty())
@@ -332,7 +333,7 @@ impl Shared {
         self.callers.load(Ordering::Relaxed)
     }
 
-    /// Requests whose callers wait.
+    /// Requests whose callers wait, and open requests whose halves are not dropped.
     pub(super) fn outstanding(&self) -> usize {
         self.callers() + self.opens.load(Ordering::Relaxed)
     }
@@ -349,16 +350,16 @@ impl Shared {
         self.in_flight.store(in_flight, Ordering::Relaxed);
     }
 
-    /// Tells the task to connect, unless it was told before.
+    /// Orders the task to connect, unless such an order is pending.
     pub(super) fn connect(&self) {
-        if !self.told_to_connect.swap(true, Ordering::Relaxed) {
+        if !self.connect_ordered.swap(true, Ordering::Relaxed) {
             self.order(Order::Connect);
         }
     }
 
     /// The task has a connection or an error.
     pub(super) fn has_tried(&self) {
-        self.told_to_connect.store(false, Ordering::Relaxed);
+        self.connect_ordered.store(false, Ordering::Relaxed);
     }
 
     /// Sets the server that it is connected to, if it is.
@@ -410,7 +411,7 @@ impl ConnectionHandle for StreamHandle {
 impl Drop for StreamHandle {
     fn drop(&mut self) {
         self.shared.opens.fetch_sub(1, Ordering::Relaxed);
-        self.shared.leave(self.shared.lock());
+        self.shared.caller_gone(self.shared.lock());
     }
 }
 

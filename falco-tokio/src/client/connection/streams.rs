@@ -51,8 +51,8 @@ impl Connection {
         self.mux.stream_waiter(ticket)?.pipe().cloned()
     }
 
-    /// Does the work that the halves of an open request have for the connection. Returns whether
-    /// the connection has that request.
+    /// Does what the halves of an open request ask of the connection. Returns whether the
+    /// connection has that request.
     pub(in super::super) fn pump(&mut self, ticket: u64) -> bool {
         let Some(pipe) = self.pipe(ticket) else {
             return false;
@@ -62,8 +62,8 @@ impl Connection {
         true
     }
 
-    /// Moves to the mux what the halves of open requests have written and the mux has room for.
-    /// Returns whether there was something.
+    /// Moves bytes that the halves of open requests have written to the mux, as far as it has room.
+    /// Returns whether there were any.
     pub(super) fn pump_writable(&mut self) -> bool {
         let mut pumped = false;
         while let Some(ticket) = self.mux.poll_writable() {
