@@ -167,9 +167,9 @@ impl Server {
         self.run(handlers).await
     }
 
-    /// Like [`serve`](Self::serve), and takes open requests too, which clients begin with
-    /// [`Client::open`](crate::Client::open): `streams` runs for each of them, on a task of its
-    /// own, reads its body as it arrives and writes its answer piece by piece.
+    /// Like [`serve`](Self::serve), and also takes open requests, which clients begin with
+    /// [`Client::open`](crate::Client::open). `streams` runs for each of them, on a task of its
+    /// own, reads its body as it arrives, and writes its answer piece by piece.
     /// [`Call`](crate::Call) has an example. [`ServerBuilder::streams`] has the limits.
     ///
     /// # Errors

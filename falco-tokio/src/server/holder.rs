@@ -35,13 +35,13 @@ impl Holder {
     }
 }
 
-/// The holders of the keys that the server accepts, by key: all of them once it serves, so that the
-/// metrics of a key exist before it is used.
+/// The holders of the keys that the server accepts, by key. Once the server serves, it has those of
+/// all keys, so that the metrics of a key exist before a client uses it.
 #[derive(Debug, Default)]
 pub(crate) struct Holders(Mutex<HashMap<Option<KeyId>, Arc<Holder>>>);
 
 impl Holders {
-    /// The holder of a key, which has this label now.
+    /// The holder of a key. If the label has changed, this is a new holder.
     pub(crate) fn find(&self, key: Option<KeyId>, label: Option<Arc<str>>) -> Arc<Holder> {
         let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let holder = holders.entry(key).or_insert_with(|| Holder::new(key, label.clone()));
@@ -51,7 +51,7 @@ impl Holders {
         Arc::clone(holder)
     }
 
-    /// The key was removed.
+    /// Removes the holder of a key that was removed.
     pub(crate) fn forget(&self, key: KeyId) {
         let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         holders.remove(&Some(key));

@@ -1,5 +1,5 @@
-//! Sockets whose bytes a tunnel carries. One that is cut off is reset, so that its program never
-//! takes what it has received for all of it.
+//! Sockets whose bytes a tunnel carries. If a stream is cut off, its socket is reset. The program
+//! then does not take what it has received for the whole stream.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use crate::values::Address;
 
-/// When the system begins to ask whether the other end of an idle connection is still there.
-const GONE: Duration = Duration::from_secs(60);
-/// How long the last bytes of a stream that was cut off may take to leave.
+/// After this time without traffic the system sends TCP keep-alive probes.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// How long the system may take to send the last bytes of a stream that was cut off.
 #[cfg(target_os = "linux")]
 const LAST_BYTES: Duration = Duration::from_secs(5);
 /// How long to wait before the next look at a socket that is not ready, such as a Unix socket whose
@@ -52,9 +52,9 @@ impl Socket {
         let _ = stream.set_nodelay(true);
         let socket = SockRef::from(&stream);
         let _ = socket.set_linger(Some(Duration::ZERO));
-        // So that a host which is gone does not keep its place. `TCP_USER_TIMEOUT` would also cut
-        // off a program that reads nothing for that long.
-        let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(GONE));
+        // Frees the place of a host that is gone. `TCP_USER_TIMEOUT` would also cut off a program
+        // that reads nothing for that long.
+        let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE));
         Self::on(Stream::Tcp(stream))
     }
 
@@ -70,15 +70,14 @@ impl Socket {
         }
     }
 
-    /// How many bytes it has given and taken, also if it was cut off. Not all of them have arrived
-    /// then.
+    /// How many bytes were read from the socket and written to it. If it was cut off, not all of
+    /// them have arrived.
     pub(crate) const fn carried(&self) -> Carried {
         self.carried
     }
 
-    /// The stream was cut off at its other end: waits until the system has sent what was written,
-    /// so that it does not drop the last bytes with the reset. Not for long, as the program may
-    /// read nothing more.
+    /// The stream was cut off at its other end. Waits until the system has sent what was written,
+    /// because a reset would drop it. The wait is short, as the program may read nothing more.
     pub(crate) async fn cut_off(self) {
         #[cfg(target_os = "linux")]
         if let Stream::Tcp(stream) = &self.stream {
@@ -116,8 +115,8 @@ impl Socket {
     pub(crate) async fn connect(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(name) => Ok(Self::tcp(TcpStream::connect(name).await?)),
-            // The system has no queue for those who connect without blocking. The caller has a time
-            // limit.
+            // If the backlog is full, a non-blocking connect fails at once, so it is tried again.
+            // The caller has a time limit.
             #[cfg(unix)]
             Address::Unix(path) => loop {
                 match UnixStream::connect(path).await {
@@ -161,10 +160,10 @@ fn length(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
-/// The half of a socket that is read, with the number of bytes that it has given.
+/// The half of a socket that is read, and the count of bytes that were read.
 pub(crate) struct Reads<'s>(ReadHalf<'s>, &'s mut u64);
 
-/// The half that is written, with the number of bytes that it has taken.
+/// The half that is written, and the count of bytes that were written.
 pub(crate) struct Writes<'s>(WriteHalf<'s>, &'s mut u64);
 
 enum ReadHalf<'s> {

@@ -1,6 +1,7 @@
-//! Copies what commands write to standard error to the log. All commands write to one pipe, which a
-//! thread always empties, so that no command waits for the reader of the log. A command that has
-//! ended may have left processes that hold the pipe; nothing waits for those longer than [`END`].
+//! Copies what commands write to standard error to the log. All commands write to one pipe. A
+//! thread always empties it, so that no command waits for the reader of the log. Processes that a
+//! command has started may hold the pipe after it has ended. The tool waits at most [`END_WAIT`]
+//! for them.
 //!
 //! A client may be able to make a command write without end. So the log gets at most [`PER_SECOND`]
 //! bytes of that in a second, and the number of lines that were left out.
@@ -21,8 +22,8 @@ const LONGEST: usize = 8 << 10;
 /// How many bytes of all commands are written to the log in a second. The piece that reaches this
 /// limit is still written as a whole.
 const PER_SECOND: usize = 64 << 10;
-/// How long to keep reading at the end.
-const END: Duration = Duration::from_millis(250);
+/// How long [`Stderr::end`] waits for processes that still hold the pipe.
+const END_WAIT: Duration = Duration::from_millis(250);
 
 /// The pipe, until [`end`](Self::end).
 pub(super) struct Stderr(Mutex<Option<Pipe>>);
@@ -44,20 +45,20 @@ impl Stderr {
         Ok(Self(Mutex::new(Some(Pipe { writer, read }))))
     }
 
-    /// The end of the pipe that is for a command.
+    /// The writing end of the pipe, for a command.
     pub(super) fn writer(&self) -> io::Result<PipeWriter> {
         let pipe = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let pipe = pipe.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         pipe.writer.try_clone()
     }
 
-    /// Waits until all that was written has been read. If processes are left that hold the pipe,
-    /// waits for [`END`].
+    /// Waits until all that was written has been read, but at most [`END_WAIT`] if processes still
+    /// hold the pipe.
     pub(super) async fn end(&self) {
         let pipe = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Pipe { writer, read }) = pipe {
             drop(writer);
-            let _ = timeout(END, read).await;
+            let _ = timeout(END_WAIT, read).await;
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Moves bytes between a command and the bodies of its request: its standard input is the body of
-//! the request, its standard output that of the answer, both as they come.
+//! Moves bytes between a command and the bodies of its request, as they arrive. The standard input
+//! is the body of the request, and the standard output is that of the answer.
 
 use core::pin::pin;
 use core::sync::atomic::Ordering;
@@ -15,16 +15,17 @@ use super::activity::Activity;
 use super::running::Running;
 use super::{GRACE, ROOM};
 
-/// The answer. If the request was whole, so many bytes of it wait until the command has ended well:
-/// one that fails then leaves nothing of it, and the client learns only that it failed.
+/// The answer. `hold` is set if the request arrived as a whole. Up to so many bytes of the answer
+/// are then held back until the command has succeeded. If it fails before it has written more, the
+/// client receives no part of the answer, and learns only that the command failed.
 pub(super) struct Output {
     pub(super) answer: SendStream,
     pub(super) hold: Option<u32>,
 }
 
-/// Hands bytes on in both directions until the command has ended, and at most [`GRACE`] longer if
-/// processes that it has left hold its streams. What it has written is sent, however slowly the
-/// client reads. If the command has succeeded, the answer is finished.
+/// Passes bytes on in both directions until the command has ended, and at most [`GRACE`] longer if
+/// processes that it has started still hold its streams. All that the command has written is sent,
+/// however slowly the client reads. If the command has succeeded, the answer is finished.
 pub(super) async fn talk(
     running: &mut Running,
     (to, body): (&mut Option<ChildStdin>, RecvStream),
@@ -37,7 +38,7 @@ pub(super) async fn talk(
     {
         let mut feeding = pin!(feed(to, body, activity));
         let mut reading = pin!(read(from, &mut output, &mut rest, activity));
-        // The rest of a body that is still being sent is not needed.
+        // If the client is still sending the request, the rest of it is not needed.
         while !(has_exited && is_read && (is_fed || !is_whole)) {
             tokio::select! {
                 fed = &mut feeding, if !is_fed => {
@@ -79,7 +80,7 @@ async fn feed(place: &mut Option<ChildStdin>, mut body: RecvStream, activity: &A
     Ok(())
 }
 
-/// Reads what the command writes, and sends it but for the `rest`, which is to be held back.
+/// Reads what the command writes and sends it, except for the bytes in `rest`, which are held back.
 async fn read(
     mut from: ChildStdout,
     output: &mut Output,
@@ -87,8 +88,8 @@ async fn read(
     activity: &Activity,
 ) -> Result<(), HandlerError> {
     loop {
-        // What is sent shares its memory with what is read next, so that a command which writes
-        // single bytes takes little.
+        // Bytes that are sent share their memory with those that are read next. So a command that
+        // writes single bytes takes little memory.
         if rest.capacity() - rest.len() < ROOM {
             rest.reserve(64 << 10);
         }
