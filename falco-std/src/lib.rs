@@ -61,8 +61,9 @@
 //! - **A server** has one thread per connection, which reads and runs short handlers. A bounded
 //!   pool of workers runs the other handlers. If a handler on the thread of a connection takes more
 //!   than 1 to 2 ms, another thread continues with that connection.
-//! - **Both** start a thread that writes while a peer reads slowly. Resolving a name uses another
-//!   thread, and so does each attempt to connect to one of several addresses.
+//! - **Both** start a thread that writes while a peer reads slowly.
+//! - **Connecting** takes a thread to resolve a name, and one for each attempt to connect if there
+//!   are several addresses.
 
 mod client;
 mod clock;

@@ -48,9 +48,9 @@ pub use self::streams::StreamRequest;
 /// Each connection has a thread. The number of connections is limited
 /// ([`ServerBuilder::max_connections`]), and so is the number of handlers that run at once
 /// ([`ServerBuilder::workers`]). Handlers for several requests of one connection run at once. A
-/// handler runs on the thread of its connection if its request is alone there and the handler
-/// before was short, and on a worker thread otherwise. Each
-/// request is answered when its handler returns, on the classic wire in the order of the requests.
+/// handler runs on the thread of its connection if its request is the only one there and the
+/// previous handler was short. Otherwise it runs on a worker thread. Each request is answered when
+/// its handler returns, on the classic wire in the order of the requests.
 ///
 /// ```
 /// use falco_std::{Request, Server};
@@ -121,7 +121,7 @@ impl Server {
     }
 
     /// Accepts connections and runs `handler` for their requests, until a [`Handle`] shuts the
-    /// server down. Returns what the server has counted.
+    /// server down. Returns the server's counters.
     ///
     /// If a handler returns an error or panics, its request is refused. The classic wire has no
     /// refusals: there the connection of that request ends. A server that is bound to nothing
@@ -140,14 +140,14 @@ impl Server {
         self.run(&Handlers::new(handler))
     }
 
-    /// Like [`serve`](Self::serve), and takes open requests too, which clients begin with
-    /// [`Client::open`](crate::Client::open): `streams` runs for each of them, and reads its body
-    /// and writes its answer while they travel. [`Call`](crate::Call) has an example.
+    /// Like [`serve`](Self::serve), and also takes open requests, which clients begin with
+    /// [`Client::open`](crate::Client::open). `streams` runs for each of them, reads its body as it
+    /// arrives, and writes its answer piece by piece. [`Call`](crate::Call) has an example.
     /// [`ServerBuilder::streams`] has the limits.
     ///
-    /// Each open request takes a [worker](ServerBuilder::workers) until its handler returns. Half
-    /// of the workers run such handlers at most, and one at least; more open requests wait at their
-    /// client, or are refused as busy.
+    /// Each open request takes a [worker](ServerBuilder::workers) until its handler returns. Such
+    /// handlers take at most half of the workers, or the only one. Further open requests wait at
+    /// their client, or are refused as busy.
     ///
     /// # Errors
     /// Those of [`serve`](Self::serve).
@@ -159,10 +159,10 @@ impl Server {
         self.run(&Handlers::with_streams(handler, streams))
     }
 
-    /// Like [`serve_streams`](Self::serve_streams), with one handler for all requests: that of
-    /// [`Client::request`](crate::Client::request), too, may be answered piece by piece. Its body
-    /// is complete from the beginning, and the client collects the answer up to its largest
-    /// message. All of them take workers as open requests do.
+    /// Like [`serve_streams`](Self::serve_streams), with one handler for all requests. It may also
+    /// answer a request of [`Client::request`](crate::Client::request) piece by piece. The body of
+    /// such a request is complete from the beginning, and the client collects the answer up to its
+    /// largest message. All requests take workers as open requests do.
     ///
     /// # Errors
     /// Those of [`serve`](Self::serve).
@@ -304,8 +304,8 @@ impl Handle {
     }
 
     /// Accepts another key on the noise wire, as [`add_key`](Self::add_key) does, with a label that
-    /// names its holder. Handlers see it as [`Request::key_label`]. It is not secret and
-    /// is never sent.
+    /// names its holder. Handlers see it as [`Request::key_label`]. It is not secret and is never
+    /// sent.
     ///
     /// # Errors
     /// [`SetupError`]; then nothing has changed.

@@ -27,8 +27,8 @@ const BRIEF_RECORDS: usize = 64;
 /// Whether a write on a socket that has timed out can be tried again. On Windows the state of the
 /// socket is undefined then.
 const RETRIES: bool = cfg!(unix);
-/// How much one write takes that cannot be tried again. It returns when all of it is written, so a
-/// slow peer must be able to take so much before the write deadline.
+/// The most bytes for one write, where a write cannot be tried again. Such a write returns when all
+/// bytes are written. So a slow peer must be able to take as many before the write deadline.
 const PIECE: usize = 16 << 10;
 
 /// What a connection has to write.
@@ -81,7 +81,7 @@ pub(crate) fn seal_into(
 ) -> usize {
     loop {
         if out.len() < size {
-            // The old buffer goes first, and its bytes are not needed.
+            // Its bytes are not needed. It is freed before the larger one is allocated.
             *out = Vec::new();
             *out = vec![0; size];
         }
@@ -119,7 +119,7 @@ impl<T> Locked<T> {
 /// How much a thread writes.
 #[derive(Clone, Copy)]
 enum Effort {
-    /// About [`BRIEF`] and [`BRIEF_RECORDS`]: the thread has something else to do.
+    /// For about [`BRIEF`], and at most [`BRIEF_RECORDS`]. The thread has something else to do.
     Brief,
     /// Everything. If that is not done at the given time, the connection ends.
     Complete(Option<Instant>),
@@ -145,8 +145,8 @@ pub(crate) struct Shared<T> {
     /// A write that has timed out is tried again. Otherwise it may last until the write deadline,
     /// and then ends the connection.
     retries: bool,
-    /// A write has taken long, and such a write is not tried again: [`Shared::flush`] leaves all
-    /// further ones to another thread.
+    /// A write has taken longer than [`BRIEF`], where a write cannot be tried again. From then on
+    /// [`Shared::flush`] leaves all writes to another thread.
     slow: AtomicBool,
     /// Whether the last write was blocked. Only the thread that writes uses it.
     blocked: AtomicBool,
@@ -325,8 +325,8 @@ impl<T: Output> Shared<T> {
     }
 
     /// Writes what an earlier call has left, then what the state seals. Returns `false` if output
-    /// is left; the caller then has to make a thread call this again. `now` is the time, and is the
-    /// time afterwards when this returns.
+    /// is left; the caller then has to make a thread call this again. `now` is the current time,
+    /// and is updated.
     fn write(&self, effort: Effort, now: &mut Instant) -> bool {
         let mut writer = self.writer.lock().unwrap_or_else(|poisoned| {
             let mut writer = poisoned.into_inner();
@@ -352,12 +352,12 @@ impl<T: Output> Shared<T> {
 
     fn write_with(&self, writer: &mut Writer, effort: Effort, now: &mut Instant) -> Done {
         let brief = matches!(effort, Effort::Brief);
-        let (leaves_at, mut records) = (*now + BRIEF, BRIEF_RECORDS);
+        let (brief_until, mut records) = (*now + BRIEF, BRIEF_RECORDS);
         let mut progress = false;
         loop {
             let mut since = *now;
             while !writer.is_done() {
-                if brief && *now >= leaves_at {
+                if brief && *now >= brief_until {
                     return Done::Unfinished;
                 }
                 let result = self.write_step(writer, effort, since, *now);
@@ -390,8 +390,8 @@ impl<T: Output> Shared<T> {
             let mut all_sealed = false;
             if core::mem::take(&mut progress) {
                 self.note_change(&mut locked);
-                // If there is one request at a time, the next call notes that the stream has
-                // accepted it.
+                // A stream that does not split has one request at a time. The call of `seal` below
+                // notes that the stream has accepted it.
                 all_sealed = self.splits && locked.state.all_sealed();
             }
             if brief && records == 0 {

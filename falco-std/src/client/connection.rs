@@ -23,9 +23,10 @@ use crate::line::Line;
 use crate::shared::{Locked, Shared, handles, unsplit_handles};
 use crate::stream::BoxedStream;
 
-/// How often a caller checks whether the reader has read what was readable.
+/// Before a request, a caller may wait until the thread that reads has read what is readable. It
+/// checks for that this often.
 const CHECK_AGAIN: Duration = Duration::from_millis(5);
-/// How long a caller waits until the reader has read it.
+/// How long that caller waits at most.
 const READER_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection {
@@ -45,8 +46,8 @@ impl Connection {
     ) -> Result<(Self, Option<ReadGuard>), Error> {
         let io = |error| Error::io("connecting", error, Fate::NotProcessed);
         // On the noise wire the server may send something when no caller waits, so the connection
-        // gets a thread that reads. On the classic wire it may not: callers use the connection one
-        // after another, without such a thread.
+        // gets a thread that reads. On the classic wire callers use the connection one after
+        // another, without such a thread. Each first reads what has arrived.
         let ([input, output, control], splits) = if key.receives_unasked() {
             handles(stream).map_err(io)?
         } else {

@@ -61,7 +61,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads until no caller waits for something to arrive.
+    /// Reads until no caller waits for input.
     pub(super) fn read_for_callers(&mut self) -> Result<(), Ended> {
         let locked = self.shared.lock();
         if locked.state.ended {
@@ -223,8 +223,8 @@ impl Reader {
             }
             Filled::Nothing => locked.state.mux.handle_timeout(now).map_err(Ok)?,
             Filled::EndOfStream => {
-                // If a write fails, `Shared` shuts the stream down, and this side reads the end of
-                // the stream. So a write in progress may be the cause.
+                // If a write fails, `Shared` shuts the stream down, and a read finds its end. So a
+                // write in progress may be the cause.
                 locked = await_write(&self.shared, locked);
                 let failed = locked.state.take_write_error();
                 let (mux, unread) = (&mut locked.state.mux, &self.line.unread());

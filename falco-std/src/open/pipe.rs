@@ -89,7 +89,7 @@ impl Chunks {
     }
 
     fn last_with_room_for(&mut self, bytes: usize) -> Option<&mut Vec<u8>> {
-        // What was taken does not stay because something follows.
+        // Bytes that were taken must not stay in memory because more are appended to their chunk.
         if self.taken > 0
             && self.queue.len() == 1
             && let Some(only) = self.queue.front_mut()
@@ -106,8 +106,8 @@ impl Chunks {
         None
     }
 
-    /// Takes the first chunk, or a copy of a piece of it if it is long. What is taken has no more
-    /// memory than its bytes, which are what counts.
+    /// Takes the first chunk, or a copy of a piece of it if it is long. The result has no unused
+    /// memory, because only its length counts.
     fn pop_piece(&mut self) -> Option<Vec<u8>> {
         let rest = self.queue.front()?.get(self.taken..).unwrap_or_default();
         let piece = match rest.get(..PIECE) {
@@ -160,7 +160,7 @@ impl Chunks {
     }
 }
 
-/// Appends to a chunk, whose memory doubles up to what is joined.
+/// Appends to a chunk. When it is full, its capacity doubles, up to [`JOINED`].
 fn join(last: &mut Vec<u8>, bytes: &[u8]) {
     let length = last.len() + bytes.len();
     if length > last.capacity() {
@@ -279,7 +279,7 @@ impl Pipe {
     ) -> T {
         self.change(|state| {
             let State { halves, outgoing, .. } = state;
-            // No writer would wait for its turn.
+            // A whole answer has no writer that would have to wait for room.
             let at_once = halves.is_answer_whole();
             let mut next = || if at_once { outgoing.pop() } else { outgoing.pop_piece() };
             pump(halves, &mut next)
@@ -336,8 +336,8 @@ impl Pipe {
         self.take_arrived(|arrived| arrived.read(buf))
     }
 
-    /// Waits until there is room, then queues bytes to send, and their end if they are the `last`
-    /// ones.
+    /// Waits until there is room, then queues bytes to send. If they are the `last` ones, also
+    /// finishes the body.
     pub(super) fn send(&self, bytes: Vec<u8>, last: bool) -> Result<(), Error> {
         let bytes = without_unused(bytes);
         let mut state = self.lock();

@@ -30,8 +30,8 @@ const WORKERS: usize = 64;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The default of [`ServerBuilder::max_connections`].
 const MAX_CONNECTIONS: usize = 1024;
-/// The default of [`ServerBuilder::max_half_open`]. Each has a thread once its client has sent
-/// something, and a handshake takes a fraction of a millisecond.
+/// The default of [`ServerBuilder::max_half_open`]. A half-open connection has a thread once its
+/// client has sent something. Few are enough, as a handshake takes a fraction of a millisecond.
 const MAX_HALF_OPEN: usize = 256;
 /// The default limit on open requests of a connection.
 const MAX_OPEN: u16 = 256;
@@ -68,8 +68,8 @@ impl Server {
     /// A server on the classic wire alone, for clients of the published falcotcp 0.1.x and for
     /// [`Client::classic`](crate::Client::classic).
     ///
-    /// On this wire a client may also be someone who replays the recorded handshake of a client
-    /// that has the key. [`falco_core::classic`] says what else the wire does not provide.
+    /// On this wire, anyone who replays a recorded handshake is taken for a client that has the
+    /// key. [`falco_core::classic`] says what else the wire does not provide.
     pub fn classic(key: Key) -> ServerBuilder {
         ServerBuilder::new(Secrets {
             classic: Some(key),
@@ -106,8 +106,7 @@ impl ServerBuilder {
     }
 
     /// Accepts another key, with a label that names its holder. Handlers see it as
-    /// [`Request::key_label`](crate::Request::key_label). It is not secret and is
-    /// never sent.
+    /// [`Request::key_label`](crate::Request::key_label). It is not secret and is never sent.
     pub fn labeled_key(mut self, label: impl Into<Arc<str>>, key: Key) -> Self {
         self.secrets.labels.push((key.id(), label.into()));
         self.secrets.noise.push(key);
@@ -163,12 +162,11 @@ impl ServerBuilder {
         self
     }
 
-    /// How many handlers may run at once, 64 by default. 0 counts as 1. Those on threads of
-    /// connections count too. Further requests wait, for
-    /// the [queue timeout](Self::queue_timeout) at most. Connections take turns: even if many
-    /// requests of one connection wait, a request of another connection waits for at most one of
-    /// them. Half of the workers, and one at least, run handlers of open requests at most, which
-    /// may wait for their clients for a long time.
+    /// How many handlers may run at once, 64 by default. 0 counts as 1. Handlers on threads of
+    /// connections count too. Further requests wait, for the [queue timeout](Self::queue_timeout)
+    /// at most. Connections take turns: even if many requests of one connection wait, a request of
+    /// another connection waits for at most one of them. Handlers of open requests may wait for
+    /// their clients for a long time. They take at most half of the workers, or the only one.
     pub const fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
@@ -212,9 +210,9 @@ impl ServerBuilder {
     }
 
     /// How many connections of one source may be half-open at once, see
-    /// [`source_prefix`](Self::source_prefix); 0 counts as 1. No limit by default: many clients may
-    /// share one address, behind NAT or a proxy, and while places are short, connections of the
-    /// source with the most are dropped anyway.
+    /// [`source_prefix`](Self::source_prefix); 0 counts as 1. No limit by default, because many
+    /// clients may share one address, behind NAT or a proxy. When places are short, the server
+    /// drops connections of the source that has the most, even without this limit.
     ///
     /// When one more arrives, one of the same source is dropped for it. If a source has twice as
     /// many, its new connections are closed at once.
@@ -250,20 +248,20 @@ impl ServerBuilder {
         self
     }
 
-    /// How many connections may be established on the classic wire at once: by default half of
-    /// [`max_connections`](Self::max_connections) if the server also accepts the noise wire, else
-    /// without a limit of its own. After a restart of the server, a recorded hello is enough to
-    /// establish such a connection. The limit keeps the other places for the noise wire.
+    /// How many connections may be established on the classic wire at once. If the server also
+    /// accepts the noise wire, the default is half of [`max_connections`](Self::max_connections).
+    /// Otherwise there is no such limit by default. After a restart of the server, a recorded hello
+    /// is enough to establish such a connection. The limit keeps the other places for the noise
+    /// wire.
     pub const fn max_classic_connections(mut self, connections: usize) -> Self {
         self.limits.max_classic_connections = Some(connections);
         self
     }
 
     /// Whether binding may raise the process's soft limit of open files (`ulimit -n`,
-    /// `RLIMIT_NOFILE`), no further than to the hard limit and than
-    /// [`max_connections`](Self::max_connections) needs. True by default. This affects the whole
-    /// process and programs that it starts; code that calls `select` fails with descriptors over
-    /// 1023.
+    /// `RLIMIT_NOFILE`): to what [`max_connections`](Self::max_connections) needs, but not above
+    /// the hard limit. True by default. This affects the whole process and programs that it starts;
+    /// code that calls `select` fails with descriptors over 1023.
     ///
     /// If descriptors are still too few, the limits on connections are lowered: 64 descriptors are
     /// kept for the rest of the process, beside those that are open when the server is bound, and
@@ -281,8 +279,9 @@ impl ServerBuilder {
     /// besides its body here, so that the number of requests is limited too. A request beyond the
     /// limit is refused as busy.
     ///
-    /// If the server has several keys, the requests of one of them take at most eight times what
-    /// they leave of this. The same holds for answers and [`max_answers`](Self::max_answers).
+    /// If the server has several keys, the requests of one key take at most eight ninths of the
+    /// bytes that those of the other keys leave. The same holds for answers and
+    /// [`max_answers`](Self::max_answers).
     ///
     /// While more bytes of answers than this are queued on all connections, a request reaches a
     /// handler only if at most 16 KiB are queued on its own connection.
@@ -293,7 +292,7 @@ impl ServerBuilder {
 
     /// How many bytes of answers may be queued over all connections: by default twice
     /// [`max_held`](Self::max_held), and 2 GiB at least. It is more than `max_held`, because
-    /// handlers that are running when that is reached still answer.
+    /// handlers that are running when `max_held` is reached still answer.
     ///
     /// An answer is queued only if its connection then has no more bytes of answers than are left
     /// for all others, or at most 16 KiB. Otherwise it is dropped, and its request is refused as
@@ -306,12 +305,14 @@ impl ServerBuilder {
     /// The limits on open requests, for [`Server::serve_streams`]. `window` is how many bytes of an
     /// open body may arrive before its reader takes them: 256 KiB by default, at most 64 MiB,
     /// rounded up to KiB. It is reserved for each open request, within the same limits as the bytes
-    /// of other requests ([`Settings::with_max_held`], [`max_held`](Self::max_held)), and bounds
-    /// how fast one body is: a window for each round trip. `max_open` is how many open requests of
-    /// one connection may be in flight: 256 by default, each counting towards
-    /// [`max_in_flight`](Self::max_in_flight) too. It is fewer if the windows of so many do not fit
-    /// three quarters of what a connection may hold: 192 with the defaults. In this crate it is at
-    /// most half of the [workers](Self::workers). With a window of 0, the server takes none.
+    /// of other requests ([`Settings::with_max_held`], [`max_held`](Self::max_held)). A body
+    /// transfers at most one window in each round trip.
+    ///
+    /// `max_open` is how many open requests of one connection may be in flight: 256 by default.
+    /// Each counts towards [`max_in_flight`](Self::max_in_flight) too. It is lowered until the
+    /// windows of all of them fit three quarters of what a connection may hold: 192 with the
+    /// defaults. In this crate it is at most half of the [workers](Self::workers). With a window of
+    /// 0, the server takes no open requests.
     pub const fn streams(mut self, window: u32, max_open: u16) -> Self {
         self.streams = (kib(window), max_open);
         self

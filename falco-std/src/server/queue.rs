@@ -25,9 +25,9 @@ impl<I> Queue<I> {
         }
     }
 
-    /// Adds a request at the end. Returns whether the connection is to be added to the pool's
-    /// queue. It is there at most once, so that a client that sends and cancels requests for ever
-    /// does not lengthen that queue.
+    /// Adds a request at the end. Returns whether to add the connection to the pool's queue. The
+    /// connection is in that queue at most once, so a client that sends and cancels requests
+    /// without end does not lengthen it.
     pub(super) fn push(&mut self, id: I, now: Instant) -> (Position, bool) {
         let position = Position(self.next);
         self.next += 1;
@@ -47,8 +47,7 @@ impl<I> Queue<I> {
         self.scheduled = false;
     }
 
-    /// Workers may take requests again. Returns whether the connection is to be added to the pool's
-    /// queue.
+    /// Workers may take requests again. Returns whether to add the connection to the pool's queue.
     pub(super) fn reschedule(&mut self) -> bool {
         !self.requests.is_empty() && !core::mem::replace(&mut self.scheduled, true)
     }

@@ -341,7 +341,7 @@ impl State {
         while let Some((id, body)) = self.mux.next_request() {
             self.submit_due |= self.push(now, id, body);
         }
-        // Now all that were deferred are open ones. No byte is needed to return them.
+        // Only open requests are still deferred. `recv` returns them without further bytes.
         while self.mux.has_request() {
             match self.mux.recv(now, Unread::new(&mut [], &mut 0)) {
                 Ok(ServerStep::Opened { id, body, .. }) => {

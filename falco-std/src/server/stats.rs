@@ -35,7 +35,8 @@ pub struct ServerStats {
     /// [`ServerBuilder::max_connections`](crate::ServerBuilder::max_connections) if the process may
     /// not open as many files.
     pub max_connections: u64,
-    /// Gauge: the limit of half-open connections in force, likewise.
+    /// Gauge: the limit of half-open connections in force. It may be less than configured for the
+    /// same reason.
     pub max_half_open: u64,
     /// Accepted sockets.
     pub accepted: u64,
@@ -50,7 +51,7 @@ pub struct ServerStats {
     /// Connections that ended before their handshake was completed, for example because the client
     /// has another key, or sent nothing. Dropped connections and errors of the stream do not count.
     pub unauthenticated: u64,
-    /// Errors of accepting, for example because no file descriptors were left.
+    /// Errors when accepting a socket, for example because no file descriptors were left.
     pub accept_errors: u64,
     /// Connections that were closed after their handshake, because the limit of their key was
     /// reached
@@ -78,14 +79,14 @@ pub struct ServerStats {
     pub busy: u64,
 }
 
-/// What a server has counted when it was shut down.
+/// The counters of a server at the end of its shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
     /// The server's counters.
     pub stats: ServerStats,
-    /// Connections that were ended at once because the limit of the shutdown had passed, or that
-    /// ended during the shutdown with requests unanswered.
+    /// Connections that were ended because the time limit of the shutdown had passed, or that ended
+    /// during the shutdown with requests unanswered.
     pub cut_connections: u64,
     /// The unanswered requests of these connections.
     pub cut_requests: u64,
@@ -131,7 +132,7 @@ impl Counters {
     }
 }
 
-/// A gauge for this many.
+/// `count` as the value of a gauge.
 pub(super) fn gauge(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
-//! The thread of a connection runs a handler itself, which saves waking a worker and being woken by
-//! it. While it runs a handler it does not read. So it does this only if the request is the only
-//! one on the connection and the previous handler was short. If the handler takes long all the
-//! same, another thread takes over the connection, and this thread only completes the request.
+//! The thread of a connection may run a handler itself, which saves waking a worker and being woken
+//! by it. It does not read meanwhile. So it runs a handler only if the request is the only one on
+//! the connection and the previous handler was short. If the handler still takes long, another
+//! thread takes over the connection, and this thread only completes the request.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,8 +10,8 @@ use super::super::pool::{Standby, isolated};
 use super::super::state::{Job, State};
 use super::Reader;
 
-/// The place where a connection waits while its thread runs a handler. The thread that takes it
-/// from here drives it.
+/// Holds a connection while its thread runs a handler. The thread that takes the connection from
+/// here drives it.
 pub(super) struct Parked<H>(Mutex<Option<Box<Reader<H>>>>);
 
 impl<H> Default for Parked<H> {
@@ -51,7 +51,7 @@ impl<H> Reader<H>
 where
     H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
 {
-    /// Whether this thread runs the handler of a request behind which nothing has been read.
+    /// Whether this thread may run the handler of a request after which nothing has been read.
     pub(super) fn may_handle(&self, state: &State) -> bool {
         self.parked.is_some() && state.is_free() && !self.requests.are_slow()
     }
