@@ -27,7 +27,7 @@ use crate::server::{BufferedServer, Incoming};
 #[cfg(feature = "streams")]
 use crate::{client::PendingSubscription, subscription::subscriptions};
 
-/// How many transfers may follow each other without waiting before other tasks have their turn.
+/// After this many transfers without waiting, other tasks get a turn.
 const TURN: u8 = 32;
 
 /// The halves of a stream, and a timer. [`Client::new`] and [`Server::new`] create it.
@@ -155,7 +155,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         let now = self.poll_clock();
         // Bytes that were read are processed before a write error is returned: they may contain its
         // reason.
-        let came = match read {
+        let received = match read {
             None => false,
             Some(Ok(0)) => {
                 connection.end_of_stream();
@@ -187,11 +187,11 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
         if write_error.is_some() {
             connection.output_failed();
             self.write_error = write_error;
-        } else if !came {
+        } else if !received {
             self.take_write_error(connection)?;
         }
         // What has arrived is processed before a deadline applies.
-        if !came {
+        if !received {
             connection.handle_timeout(now);
         }
         Ok(())
@@ -230,7 +230,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            // The results of both are used: a result that is dropped would lose its bytes.
+            // Both are polled, and both results are used: dropping a result would lose its bytes.
             let read = ready(reading.as_mut().poll(context));
             let wrote = ready(writing.as_mut().poll(context));
             let idle = read.is_none() && wrote.is_none();
@@ -245,7 +245,7 @@ impl<R: Read, W: Write<Error = R::Error>, T: Timer> Transport<R, W, T> {
     }
 }
 
-/// The output of `future` if it is `wanted`. Otherwise it is never ready.
+/// Waits for `future` if it is `wanted`. Otherwise never completes.
 async fn when<F: Future>(wanted: bool, future: F) -> F::Output {
     if wanted { future.await } else { pending().await }
 }

@@ -26,8 +26,8 @@ pub struct Transport<S: embedded_io::ErrorType, K> {
     /// When the stream was last polled, or the current call began. Bytes that had arrived by then
     /// are processed with this time as `now`, however long processing takes.
     polled_at: Instant,
-    /// Whether the stream has yet to accept output that was pending when the request arrived whose
-    /// handler waits. `None` if none waits.
+    /// For the request whose handler waits to begin: whether the stream still has to accept output
+    /// that was pending when the request arrived. `None` if no handler waits.
     handler_is_behind: Option<bool>,
     /// The error of a write, after which nothing can be written any more. It is returned only after
     /// the bytes that had arrived are processed, because they may contain the actual reason, such

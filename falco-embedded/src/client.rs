@@ -22,12 +22,12 @@ pub use streams::PendingSubscription;
 /// A client over two buffers, with one request in flight at a time. The caller moves bytes
 /// between the buffers and the stream.
 ///
-/// The [crate's page](crate) has a super-loop around it.
+/// The [crate's page](crate) shows it in a super-loop.
 pub struct BufferedClient<H: ClientKeyRef, B: Buffers> {
     connection: BufferedConnection<ClientSide, H, B>,
     /// The request that was begun and is not completed.
     in_flight: Option<RequestId>,
-    /// What is sealed of the last request may reach a handler.
+    /// The sealed part of the last request may reach a handler.
     reaches_handler: bool,
     last_pong: Option<PingId>,
 }

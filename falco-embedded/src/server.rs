@@ -14,10 +14,11 @@ use crate::connection::{BufferedConnection, Next, wiped};
 use crate::error::{Buffer, Error, StartError, enough};
 
 /// A server's side of one connection over two buffers `B`, with one request at a time in the
-/// buffers `M`: one for the request, one for its answer. You move its bytes.
+/// buffers `M`: one for the request, one for its answer. You move bytes between the buffers `B` and
+/// the stream.
 ///
 /// While a request waits for its answer, [`step`](Self::step) answers pings, and refuses further
-/// requests of the client as busy. The [crate's page](crate) has a super-loop around it.
+/// requests of the client as busy. The [crate's page](crate) shows it in a super-loop.
 pub struct BufferedServer<H: ServerKeyRef, B: Buffers, M: Buffers> {
     incoming: Incoming<H, B>,
     body: Body<M::Input>,
@@ -38,7 +39,7 @@ pub(crate) struct Incoming<H: ServerKeyRef, B: Buffers> {
     cancelled: u32,
 }
 
-/// A request, the memory for its answer, and the connection, which is driven meanwhile.
+/// A request, the memory for its answer, and the connection, to drive while a handler runs.
 pub(crate) type Handling<'l, H, B> = (&'l [u8], &'l mut [u8], &'l mut Incoming<H, B>);
 
 /// The state of the request.
@@ -157,13 +158,13 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         Some((request, self.answer.as_mut(), &mut self.incoming))
     }
 
-    /// Whether there is a request to handle. After the end there is none: its answer could not be
-    /// sent.
+    /// Whether there is a request to handle. Once the connection has ended there is none, because
+    /// its answer could not be sent.
     pub(crate) fn has_request(&self) -> bool {
         matches!(self.stage, Stage::Received(_) | Stage::Handling(_)) && self.connection().machine().end().is_none()
     }
 
-    /// Refuses the request whose handler was dropped. The handler may have done half of its work,
+    /// Refuses the request whose handler was dropped. The handler may have done part of its work,
     /// so the request must not be handled again.
     #[cfg(any(feature = "async", feature = "blocking"))]
     pub(crate) fn refuse_dropped(&mut self) {
@@ -197,8 +198,8 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
         }
     }
 
-    /// Refuses the request; as cancelled if the client has cancelled it. Without one this does
-    /// nothing.
+    /// Refuses the request, as cancelled if the client has cancelled it. Without a request this
+    /// does nothing.
     pub fn refuse(&mut self, refusal: Refusal) {
         if let Some(id) = release(&mut self.body, &mut self.stage) {
             let cancelled = self.incoming.cancelled == id.number();
@@ -249,7 +250,7 @@ impl<H: ServerKeyRef, B: Buffers, M: Buffers> BufferedServer<H, B, M> {
     }
 }
 
-/// Drops the bytes of a request that waits for its handler or that its handler has.
+/// Drops the bytes of a request that waits for its handler, or whose handler runs.
 fn release<S: Storage>(body: &mut Body<S>, stage: &mut Stage) -> Option<RequestId> {
     let (Stage::Received(id) | Stage::Handling(id)) = *stage else {
         return None;

@@ -23,15 +23,15 @@ macro_rules! subscriptions {
         }
 
         impl<$($generics)*, H: ClientKeyRef, B: Buffers> Client<$transport, H, B> {
-            /// Sends a request whose answer is read in pieces: a service sends them when it has
-            /// some, for as long as it likes. Returns once the request has begun; the
+            /// Sends a request whose answer is read in pieces. The service sends a piece whenever
+            /// it has one, without a limit of time. Returns once the request has begun. The
             /// [`Subscription`] sends the rest of a body that is larger than the server's window.
-            /// Only the noise wire has it.
+            /// Only the noise wire has subscriptions.
             ///
-            /// On the wire this is an open request, such as the handler of `serve_streams` in
-            /// `falco-tokio` and `falco-std` gets. The
-            /// [window](falco_core::Settings::with_streams) of this side bounds what arrives
-            /// before it is taken, and `memory` has to be as large.
+            /// On the wire this is an open request, which `falco-tokio` and `falco-std` pass to the
+            /// handler of `serve_streams`. The [window](falco_core::Settings::with_streams) of this
+            /// side bounds what arrives before it is taken. `memory` has to be as large as that
+            /// window.
             ///
             /// # Errors
             /// [`Error::Window`] if `memory` is smaller than the window, or the window is 0;
@@ -68,8 +68,8 @@ macro_rules! subscriptions {
             /// returned before. `None` once the answer has ended, and all of it was returned. The
             /// connection is kept alive meanwhile, however long the service is silent.
             ///
-            /// The piece that was returned before counts as taken: its memory is free, and the
-            /// server may send as many bytes again.
+            /// The piece that the previous call has returned counts as taken: its memory is free,
+            /// and the server may send as many bytes again.
             ///
             /// # Errors
             /// [`Error::Request`] if the answer was cut off or the request refused, or what ended

@@ -155,15 +155,15 @@ impl<B, A> fmt::Debug for PendingSubscription<B, A> {
 }
 
 impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
-    /// Creates a request with this body whose answer is read in pieces: a service sends them when
-    /// it has some, for as long as it likes. [`step_subscription`](Self::step_subscription) sends
-    /// the request and writes its answer to `memory`, and [`poll_next`](Self::poll_next) returns
-    /// it. Only the noise wire has it.
+    /// Creates a request with this body whose answer is read in pieces. The service sends a piece
+    /// whenever it has one, without a limit of time. [`step_subscription`](Self::step_subscription)
+    /// sends the request and writes its answer to `memory`, and [`poll_next`](Self::poll_next)
+    /// returns the pieces. Only the noise wire has subscriptions.
     ///
-    /// On the wire this is an open request, which a server answers with an open answer: the
+    /// On the wire this is an open request, which a server answers with an open answer. The
     /// [window](falco_core::Settings::with_streams) of this side bounds what arrives before it is
-    /// taken, and `memory` has to be as large. An answer of known length is read in the same way,
-    /// if all of it fits `memory`.
+    /// taken. `memory` has to be as large as that window. An answer of known length is read in the
+    /// same way, if all of it fits `memory`.
     ///
     /// If the previous request is not completed, it is cancelled, and its answer is dropped.
     ///
@@ -212,8 +212,8 @@ impl<H: ClientKeyRef, B: Buffers> BufferedClient<H, B> {
     /// is `None` once the answer has ended and all of it was returned, and `Pending` if a
     /// [step](Self::step_subscription) is needed first.
     ///
-    /// The piece that was returned before counts as taken: its memory is free, and the server may
-    /// send as many bytes again.
+    /// The piece that the previous call has returned counts as taken: its memory is free, and the
+    /// server may send as many bytes again.
     ///
     /// # Errors
     /// [`Error::Request`] if the answer was cut off or the request refused, once all bytes before
