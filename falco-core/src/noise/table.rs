@@ -232,7 +232,8 @@ impl<const N: usize> RequestTable for FixedTable<N> {
 /// How many slots of completed requests may remain, in addition to one for each request in flight.
 #[cfg(feature = "alloc")]
 const SPARE: usize = 8;
-/// Memory for this many slots is kept while there is a request.
+/// Memory for this many slots is kept while there is a request, and from one burst of requests to
+/// the next.
 #[cfg(feature = "alloc")]
 const KEPT: usize = 128;
 
@@ -242,8 +243,8 @@ const IDLE: usize = 16;
 
 /// Holds the requests of one connection on the heap, 20 bytes each (24 with the feature `streams`):
 /// for [`NoiseClient`](super::NoiseClient) and [`NoiseServer`](super::NoiseServer). It allocates
-/// when requests begin, and nothing before. After many requests at once it keeps its memory until a
-/// PING is exchanged while none is in flight.
+/// when requests begin, and nothing before. After up to 128 requests at once it keeps its memory
+/// until a PING is exchanged while none is in flight.
 ///
 /// A peer cannot make it slow by having many requests in flight: a request is found by its id
 /// without reading all slots, and the slots of completed requests are removed together once there
@@ -270,6 +271,9 @@ impl HeapTable {
     fn remove_completed(&mut self) {
         if self.count == 0 {
             self.slots.clear();
+            if self.slots.capacity() > KEPT {
+                self.slots = alloc::vec::Vec::new();
+            }
             return;
         }
         while self.slots.last().is_some_and(Self::is_completed) {

@@ -5,6 +5,7 @@ mod handlers;
 mod streams;
 
 use core::future::Future;
+use core::ops::RangeInclusive;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io;
@@ -33,9 +34,10 @@ use crate::timer::{Timer, reschedule};
 
 /// After this many bytes in one direction, other tasks of the thread have their turn.
 const TURN: u32 = 64 << 10;
-/// After at most this many answers in a turn, an idle connection releases the tables of requests at
-/// once. After more it keeps them until a turn with few, because as many may follow soon.
-const FEW: u32 = 4;
+/// After this many answers, a connection without requests keeps the tables of requests until a turn
+/// with fewer, because as many may follow soon. After fewer it releases them at once. After more it
+/// does so too, because their memory does not count towards the bound of all connections.
+const SOME: RangeInclusive<u32> = 5..=128;
 /// With more requests in flight, signals are not deferred: so many tasks may be ready that it would
 /// take long until this one is polled again.
 const MAX_DEFERRING: usize = 1024;
@@ -335,7 +337,7 @@ impl<H: Handler> Connection<H> {
     /// Releases memory that is not needed while nothing happens.
     fn shrink(&mut self) {
         self.line.shrink();
-        if self.mux.unanswered() == 0 && core::mem::take(&mut self.completed) <= FEW {
+        if self.mux.unanswered() == 0 && !SOME.contains(&core::mem::take(&mut self.completed)) {
             self.mux.shrink();
             self.frame = None;
             if self.running.shrink() {
