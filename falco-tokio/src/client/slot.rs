@@ -337,67 +337,61 @@ impl Slot {
     }
 }
 
-impl Slot {
-    /// Takes orders and drives the connections until there is nothing left to do at present.
-    fn run(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.begin_turn();
-        loop {
-            if !self.take_orders(cx) {
-                reschedule(cx);
-                return Poll::Pending;
-            }
-            self.expire();
-            self.stop_connecting();
-            if !self.is_connected() {
-                let asked = self.is_waited_for();
-                self.attempts.set_waiting(self.env.clock.now(), asked);
-            }
-            self.poll_old(cx);
-            if self.check_quiet(cx) {
-                continue;
-            }
-            if self.hand_over() {
-                reschedule(cx);
-                return Poll::Pending;
-            }
-            let changed = self
-                .poll_current(cx, |connection, cx| connection.poll(cx, None))
-                .is_ready();
-            if self.closing
-                && self.old.is_empty()
-                && matches!(self.current, Current::None)
-                && self.waiting.is_empty()
-                && self.waiting_open.is_empty()
-            {
-                self.abandon();
-                for to in self.closers.drain(..) {
-                    let _ = to.send(());
-                }
-                return Poll::Ready(());
-            }
-            // The timer of a connection also has the time limits.
-            let connected = matches!(self.current, Current::Connection(_));
-            if !changed && !connected && self.timer.poll(cx, self.expires_at).is_ready() {
-                self.begin_turn();
-                continue;
-            }
-            if !changed {
-                self.update_load();
-                self.shrink();
-                return Poll::Pending;
-            }
-        }
-    }
-}
-
 impl Future for Slot {
     type Output = ();
 
+    /// Takes orders and drives the connections until there is nothing left to do at present.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        let ran = this.run(cx);
-        this.shared.deliver(&mut this.answers);
-        ran
+        let slot = self.get_mut();
+        slot.begin_turn();
+        let polled = loop {
+            if !slot.take_orders(cx) {
+                reschedule(cx);
+                break Poll::Pending;
+            }
+            slot.expire();
+            slot.stop_connecting();
+            if !slot.is_connected() {
+                let asked = slot.is_waited_for();
+                slot.attempts.set_waiting(slot.env.clock.now(), asked);
+            }
+            slot.poll_old(cx);
+            if slot.check_quiet(cx) {
+                continue;
+            }
+            if slot.hand_over() {
+                reschedule(cx);
+                break Poll::Pending;
+            }
+            let changed = slot
+                .poll_current(cx, |connection, cx| connection.poll(cx, None))
+                .is_ready();
+            if slot.closing
+                && slot.old.is_empty()
+                && matches!(slot.current, Current::None)
+                && slot.waiting.is_empty()
+                && slot.waiting_open.is_empty()
+            {
+                slot.abandon();
+                for to in slot.closers.drain(..) {
+                    let _ = to.send(());
+                }
+                break Poll::Ready(());
+            }
+            // The timer of a connection also has the time limits.
+            let connected = matches!(slot.current, Current::Connection(_));
+            if !changed && !connected && slot.timer.poll(cx, slot.expires_at).is_ready() {
+                slot.begin_turn();
+                continue;
+            }
+            if !changed {
+                slot.update_load();
+                slot.shrink();
+                break Poll::Pending;
+            }
+        };
+        slot.shared.deliver(&mut slot.answers);
+        polled
     }
 }
 
