@@ -404,11 +404,12 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.fate()
     }
 
-    /// The fate of a request that has not completed, once the connection has ended. It was not
-    /// processed if not all of it was sealed (`sealed_whole`): of an open request, which reaches
-    /// its handler when it begins, its first frame. If the stream was `broken`, which means that a
-    /// read or a write has failed, what the server sent may be lost, and the request may have been
-    /// processed. Otherwise [`fate`](Self::fate) says it.
+    /// The fate of a request that has not completed, once the connection has ended. `sealed_whole`
+    /// is whether the request was sealed as a whole, or for an open request, which reaches its
+    /// handler when it begins, its first frame. If not, it was not processed. If the stream was
+    /// `broken`, which means that a read or a write has failed, bytes of the server may be lost.
+    /// The request may then have been processed. Otherwise the result is that of
+    /// [`fate`](Self::fate).
     #[must_use]
     pub fn fate_of(&self, sealed_whole: bool, broken: bool) -> Fate {
         match (sealed_whole, broken) {

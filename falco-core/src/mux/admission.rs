@@ -142,10 +142,10 @@ impl Admission {
         }
     }
 
-    /// The server stops. From now on [`admit`](Self::admit) returns `None`. The caller closes all
-    /// connections as [`ShuttingDown`](crate::CloseReason::ShuttingDown), and so it closes a guest
-    /// that arrives later. One that completes its handshake nevertheless is closed by
-    /// [`establish`](Self::establish).
+    /// The server stops. [`admit`](Self::admit) returns `None` afterwards. The caller closes all
+    /// connections as [`ShuttingDown`](crate::CloseReason::ShuttingDown), and each guest that
+    /// arrives later. If a connection still completes its handshake, [`establish`](Self::establish)
+    /// returns that it must close.
     pub const fn stop(&mut self) {
         self.stopping = true;
     }
@@ -208,9 +208,9 @@ impl Admission {
     }
 
     /// The hello of a half-open connection has decrypted. `fingerprint` is that of
-    /// [`ServerStep::Hello`](super::ServerStep::Hello). False where a hello with it came before:
-    /// then the connection stays among those that are dropped first. The hello of a connection that
-    /// is not half-open here, such as a guest's, is not remembered.
+    /// [`ServerStep::Hello`](super::ServerStep::Hello). Returns `false` if a hello with this
+    /// fingerprint has come before. The connection then stays among those that are dropped first.
+    /// The hello of a connection that is not half-open here, such as a guest's, is not remembered.
     pub fn hello(&mut self, number: u64, fingerprint: u64) -> bool {
         let Some(mut half_open) = self.unqueue(number) else {
             return true;

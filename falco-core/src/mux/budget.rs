@@ -10,8 +10,8 @@ use crate::message::KeyId;
 /// A bound on the bytes that the requests of all connections hold, and one on the bytes of their
 /// queued answers.
 pub trait Budget {
-    /// The client has proved that it has this key. From now on, what is taken counts for it.
-    /// Nothing was taken before.
+    /// The client has proved that it has this key. Bytes that are taken afterwards count for the
+    /// key. None were taken before.
     fn set_key(&mut self, key: Option<KeyId>) {
         let _ = key;
     }
@@ -23,8 +23,8 @@ pub trait Budget {
     /// Gives back bytes that were taken.
     fn give_back(&self, bytes: usize);
 
-    /// As [`take`](Self::take), for the window of an open request. It may not use it for a long
-    /// time.
+    /// As [`take`](Self::take), for the window of an open request. The request may leave it unused
+    /// for a long time.
     #[must_use]
     fn take_open(&self, bytes: usize) -> bool {
         self.take(bytes)

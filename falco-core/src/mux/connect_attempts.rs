@@ -18,9 +18,9 @@ const SHORT_LIVED: Span = Span::from_millis_const(1_000);
 pub struct Admitted(AtomicBool);
 
 impl Admitted {
-    /// How many attempts in a row may be refused before the requests of a client that was never let
-    /// in fail. A server drops half-open connections while it is flooded, which looks the same to
-    /// the client as a wrong key.
+    /// How many attempts in a row may be refused before the requests of a client that was never
+    /// admitted fail. A server drops half-open connections while it is flooded, which looks the
+    /// same to the client as a wrong key.
     pub const MAX_REFUSED: u32 = 5;
 
     /// For a key under which no handshake has completed yet.
@@ -105,8 +105,8 @@ pub enum NextAttempt {
 /// - Requests wait through failed attempts, each within its own time limit. A failed attempt fails
 ///   them only if the next attempt cannot be expected to succeed. That is so if the reason does not
 ///   change ([`AttemptEnd::Unusable`], a key at its seal limit, no [other stream](Self::spend)). It
-///   is also so if the handshake was refused five times in a row and the client was never [let
-///   in](Admitted). With *fail fast* every failed attempt fails them, and those that come during
+///   is also so if the handshake was refused five times in a row and the client was never
+///   [admitted](Admitted). With *fail fast* every failed attempt fails them, and those that come during
 ///   the pause after it fail at once.
 /// - A request whose time limit passes while it waits fails as not processed, with the reason why
 ///   there is no connection ([`why`](Self::why)). If no reason is known, it fails with the time

@@ -84,10 +84,10 @@ impl Round {
 ///   server whose attempt began before that one is taken for one that has failed.
 /// - A server that failed is skipped for as long as [`Backoff`] says, at least half of the bound.
 ///   If all servers would be skipped, the one is tried that would be skipped for the shortest time.
-/// - If a round has failed as a whole, that is a failed attempt in the sense of
+/// - A round that has failed as a whole counts as one failed attempt for
 ///   [`ConnectAttempts`](super::ConnectAttempts).
-/// - A round [of a new key](Round::of_new_key) asks all servers, those that would be skipped last,
-///   and one that fails is not skipped for that: it may only not have the key yet.
+/// - A round [of a new key](Round::of_new_key) tries all servers. It tries those last that would be
+///   skipped. A server that fails is not skipped afterwards, because it may only lack the new key.
 ///
 /// ```
 /// use falco_core::Instant;

@@ -7,8 +7,8 @@ use crate::message::KeyId;
 /// A key may hold at most this many times what is left for the others.
 const TIMES: usize = 8;
 
-/// Whether a key that has `taken` leaves enough to the others if it takes `amount` more and `left`
-/// is left then. If it has nothing, it may take all.
+/// Whether a key that has `taken` leaves enough for the others if it takes `amount` more, after
+/// which `left` remains. If it has nothing, it may take all.
 pub(super) const fn leaves_enough(taken: usize, amount: usize, left: usize) -> bool {
     taken == 0 || taken.saturating_add(amount) <= left.saturating_mul(TIMES)
 }

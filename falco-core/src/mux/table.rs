@@ -8,7 +8,7 @@ use crate::send_queue::Bodies;
 
 /// How many rows may be empty, in addition to one for each row with a request.
 const SPARE: usize = 64;
-/// The memory of this many rows is kept while there is one.
+/// The memory of this many rows is kept while there is a request.
 const FEW: usize = 16;
 
 /// One row for each request, sorted by ticket. Inserting the latest request and removing one
@@ -266,8 +266,9 @@ pub(super) fn remove_empty_rows<T>(rows: &mut VecDeque<T>, count: usize, is_empt
     }
 }
 
-/// Releases the memory of rows if that of [`FEW`] or of four times as many as the `count` rows that
-/// are not empty is enough. So the amortized cost of a call is low.
+/// Releases memory of rows: all of it if `count`, the number of rows that are not empty, is 0.
+/// Otherwise what they do not need, if there is room for more than [`FEW`] rows and for more than
+/// four times `count`. So the amortized cost of a call is low.
 pub(super) fn shrink<T>(rows: &mut VecDeque<T>, count: usize, is_empty: impl Fn(&T) -> bool) {
     if count == 0 {
         *rows = VecDeque::new();

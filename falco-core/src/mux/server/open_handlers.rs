@@ -31,9 +31,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// [`Request`](super::ServerStep::Request) has returned, and whose handler writes an open
     /// answer. Pass the body to the halves as one that has arrived and ended.
     ///
-    /// An answer that is one chunk, is [complete](Halves::is_answer_whole) before it begins, and is
-    /// no longer than a message of the client may be, is sent as a whole. Another one is open, and
-    /// a client that wants a whole answer collects it.
+    /// An answer is sent as a whole if it is one chunk, is [complete](Halves::is_answer_whole)
+    /// before it begins, and is no longer than the client's largest message. Any other answer is
+    /// open, and a client that wants a whole answer collects it.
     ///
     /// `None` if twice as many of these handlers run as requests may be in flight.
     pub fn begin_whole<E: Clone + From<StreamError>>(&mut self, id: RequestId) -> Option<Halves<E>> {

@@ -206,8 +206,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         }
     }
 
-    /// The client has cancelled a request. Returns whether to notify its handler: not if it has not
-    /// received the request, or has finished its answer.
+    /// The client has cancelled a request. Returns whether to notify its handler. `false` if no
+    /// handler has received the request, or the handler has finished its answer.
     pub(super) fn cancel_open(&mut self, id: RequestId) -> bool {
         let Some(streams) = &mut self.streams else {
             return true;
@@ -387,10 +387,10 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Ok(())
     }
 
-    /// Whether the handler may write more of an open answer now: some 64 KiB are queued at most,
-    /// and no more than the client has given credit for, or one chunk without credit. If this is
-    /// `false`, [`poll_writable`](Self::poll_writable) returns the request when it may, or when it
-    /// has completed and [`write`](Self::write) fails.
+    /// Whether the handler may write more of an open answer now. It may while fewer than about 64
+    /// KiB are queued and the client's credit exceeds what is queued; without credit, it may queue
+    /// one chunk. If this is `false`, [`poll_writable`](Self::poll_writable) returns the request
+    /// when the handler may write again, or when [`write`](Self::write) fails.
     pub fn wants(&mut self, id: RequestId) -> bool {
         let Some(streams) = &mut self.streams else {
             return false;
