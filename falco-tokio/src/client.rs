@@ -105,8 +105,8 @@ impl Client {
     }
 
     /// As [`request`](Self::request), with this time limit instead of the request timeout. The
-    /// limit applies while the runtime runs on which the client was made: the connection's task
-    /// ends the request, because only it knows the request's fate.
+    /// limit applies only while the runtime on which the client was made is running. The
+    /// connection's task ends the request there, because only it knows the request's fate.
     ///
     /// # Errors
     /// [`Error`].
@@ -242,8 +242,9 @@ impl Inner {
         self.slots.iter().all(|slot| slot.is_closed())
     }
 
-    /// The connection with the fewest outstanding requests. One that is not established is told to
-    /// connect, and gets a request only if no other is: its server may hang.
+    /// The connection with the fewest outstanding requests. If it is not established, it is ordered
+    /// to connect. It gets the request only if no other is established, because its server may
+    /// hang.
     fn least_loaded(&self) -> Result<&Arc<Shared>, Error> {
         if let [only] = &*self.slots {
             return Ok(only);
@@ -297,7 +298,7 @@ impl Inner {
     }
 }
 
-/// Waits for a place in the queue. `limit` counts from now on.
+/// Waits for a place in the queue. `limit` counts from the call of this function.
 async fn wait_for_place<P>(places: P, limit: &mut Option<Limit>) -> Result<Place<P>, Error>
 where
     P: Deref<Target = Places> + Unpin,

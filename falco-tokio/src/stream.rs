@@ -135,13 +135,12 @@ pub struct SendStream {
 }
 
 impl SendStream {
-    /// Sends bytes, once there is room for them: at most about 128 KiB of a body are on their way
-    /// to the socket, and beyond the window of the other side nothing is sent before it has read
-    /// something. A body that the other side does not read holds up no other.
+    /// Sends bytes, once there is room for them. At most about 128 KiB of a body are on their way
+    /// to the socket. Once the window of the other side is used up, nothing is sent before it has
+    /// read something. A body that the other side does not read does not block others.
     ///
-    /// What waits at a server counts with its length as an answer. Unused memory that a chunk keeps
-    /// besides its bytes does not count. It is freed if it is much, unless the caller has the bytes
-    /// as well.
+    /// At a server, bytes that wait to be sent count as an answer. Unused memory of a chunk does
+    /// not count. It is freed if it is much, unless the caller has the bytes as well.
     ///
     /// Dropping the future before it is ready sends nothing.
     ///
@@ -164,8 +163,8 @@ impl SendStream {
         self.pipe.finish_with(bytes.into())
     }
 
-    /// Ends the body. Only then is it complete for the other side. Repeated calls do nothing, and
-    /// so does a call after a whole answer has arrived.
+    /// Ends the body. Only then is it complete for the other side. Repeated calls do nothing.
+    /// Neither does a call after a whole answer has arrived.
     ///
     /// # Errors
     /// As for [`send`](Self::send).

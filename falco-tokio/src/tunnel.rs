@@ -6,9 +6,9 @@
 //! [`join`](Tunnel::join). The handler of a server calls [`accept`], connects to the target, and
 //! then [`join`](Incoming::join). Each direction ends on its own, as with TCP. If a socket or a
 //! connection fails, both functions return an error, and the caller should reset its socket: a
-//! stream that was cut off is never reported as whole. Because their futures may also be dropped,
-//! set the linger time of a TCP socket to zero before, with the crate `socket2` for example, and
-//! remove it when they have succeeded: until then the system resets a socket that is closed.
+//! stream that was cut off is never reported as whole. Their futures may also be dropped. So set
+//! the linger time of a TCP socket to zero before, with the crate `socket2` for example. The system
+//! then resets the socket when it is closed. Remove the linger time when `join` has succeeded.
 //!
 //! ```
 //! use falco_tokio::{Client, Key, Request, Server, StreamRequest, tunnel};
@@ -57,16 +57,16 @@
 //! # Format
 //!
 //! The body of the request begins with the byte 84 (`T`), the length of the target's name in one
-//! byte, and the name. Behind it are the bytes of the client's socket, and the body ends where they
-//! end. The first byte differs from those of answers, so that a server which echoes its requests is
-//! not taken for one that has connected.
+//! byte, and the name. The bytes of the client's socket follow, and the body ends where they end.
+//! The first byte differs from those of answers, so that a server which echoes its requests is not
+//! taken for one that has connected.
 //!
 //! The body of the answer begins with one byte: 0 if the server has connected to the target;
-//! otherwise it is 1, and the rest is the reason as text. Behind the 0 are the bytes of the
+//! otherwise it is 1, and the rest is the reason as text. After the 0 come the bytes of the
 //! target's socket, in pieces: the length of a piece in four bytes, big-endian, and the piece. A
 //! piece of length 0 means that they end there. The answer itself ends only when both directions
-//! have ended. If it ends earlier, or with further bytes, the target's socket has failed; the bytes
-//! in front of that had arrived before.
+//! have ended. If it ends earlier, or with further bytes, the target's socket has failed. The bytes
+//! before that are those that had arrived from it.
 
 mod idle;
 mod incoming;

@@ -155,8 +155,8 @@ impl ClientBuilder {
     }
 
     /// How many bytes of an open answer may arrive before its reader takes them: 256 KiB by
-    /// default, at most 64 MiB, rounded up to KiB. It bounds the memory of a [`Call`](crate::Call)
-    /// and how fast its answer is: a window for each round trip. Open requests are held back so
+    /// default, at most 64 MiB, rounded up to KiB. It bounds the memory of a [`Call`](crate::Call).
+    /// An answer transfers at most one window in each round trip. Open requests are held back so
     /// that their windows fit into [`Settings::with_max_held`], 64 MiB by default. With 0, servers
     /// send no open answers: they collect them, up to the largest message.
     pub const fn stream_window(mut self, bytes: u32) -> Self {

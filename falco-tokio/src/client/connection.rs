@@ -42,12 +42,12 @@ pub(super) struct Connection {
     key: Arc<OwnKey>,
     /// Which of the servers of the client it is connected to.
     server: usize,
-    /// While it is established.
+    /// Counts the connection while it is established.
     counted: Option<Up>,
     eof: bool,
     /// When bytes were last received.
     received: falco_core::Instant,
-    /// The deadline when the last turn ended. No other is before it.
+    /// The earliest deadline, as known when the last turn ended.
     due: Option<falco_core::Instant>,
     /// When the slot wants to be woken.
     pub(super) wakes_at: Option<Instant>,
@@ -159,7 +159,7 @@ impl Connection {
         self.mux.history()
     }
 
-    /// Whether a server has let this client in under the key of the connection.
+    /// Whether the client was admitted under the key of the connection.
     pub(super) fn admitted(&self) -> &Admitted {
         &self.key.admitted
     }
@@ -243,7 +243,7 @@ impl Connection {
     /// Reads, writes and applies deadlines until there is something to report. It is not inlined,
     /// because its caller overwrites its stack frame afterwards.
     ///
-    /// `early` is a read of this turn, if there was one. It needs no output before it.
+    /// `early` is the result of a read of this turn, if there was one.
     #[inline(never)]
     fn run(&mut self, cx: &mut Context<'_>, mut early: Option<io::Result<usize>>) -> Poll<Event> {
         self.turn = 0;

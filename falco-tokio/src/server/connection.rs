@@ -164,7 +164,8 @@ impl<H: Handler> Connection<H> {
             }
         }
         if signals.cut == Some(Cut::Revoked) {
-            // The signal stays. This is no shutdown that has run out of time.
+            // The signal remains set, so this runs only once. A revoked key is no shutdown that has
+            // run out of time.
             if !core::mem::replace(&mut self.ended, true) {
                 let ending = self.mux.revoke(self.now);
                 self.cancel_all();

@@ -110,7 +110,7 @@ impl Incoming {
     ///
     /// # Errors
     /// The error of the socket, or why the stream was cut off. The client's socket is then reset,
-    /// behind what the socket had sent.
+    /// after the bytes that `socket` had sent.
     pub async fn join<S>(self, socket: &mut S) -> io::Result<Carried>
     where
         S: AsyncRead + AsyncWrite + Unpin,
