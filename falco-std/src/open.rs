@@ -162,12 +162,12 @@ pub struct SendStream {
 }
 
 impl SendStream {
-    /// Sends bytes, once there is room for them: at most about 128 KiB of a body are on their way
-    /// to the socket, and beyond the window of the other side nothing is sent before it has read
-    /// something. A body that the other side does not read does not block others.
+    /// Sends bytes, once there is room for them. At most about 128 KiB of a body are on their way
+    /// to the socket. Once the window of the other side is used up, nothing is sent before it has
+    /// read something. A body that the other side does not read does not block others.
     ///
-    /// What waits at a server counts with its length as an answer. Unused memory that a chunk keeps
-    /// besides its bytes does not count, and is freed if it is much.
+    /// At a server, bytes that wait to be sent count as an answer. Unused memory of a chunk does
+    /// not count, and is freed if it is much.
     ///
     /// # Errors
     /// [`Error::Stopped`] if the other side takes nothing more; otherwise why the request has

@@ -126,17 +126,17 @@ impl ClientBuilder {
         self
     }
 
-    /// The pauses after failed attempts to connect. Each is a random part of a bound. The bound
-    /// starts with `first`, 50 ms by default, and doubles with each attempt up to `most`, 10 s by
-    /// default.
+    /// The pauses after failed attempts to connect. Each is random, up to a bound. The bound is
+    /// `first` after the first failure, 50 ms by default. It doubles with each further failure, up
+    /// to `most`, 10 s by default.
     pub const fn backoff(mut self, first: Duration, most: Duration) -> Self {
         self.backoff = Backoff::new(first, most);
         self
     }
 
     /// How many bytes of an open answer may arrive before its reader takes them: 256 KiB by
-    /// default, at most 64 MiB, rounded up to KiB. It bounds the memory of a [`Call`](crate::Call)
-    /// and how fast its answer is: a window for each round trip. Open requests are held back so
+    /// default, at most 64 MiB, rounded up to KiB. It bounds the memory of a [`Call`](crate::Call).
+    /// An answer transfers at most one window in each round trip. Open requests are held back so
     /// that their windows fit into [`Settings::with_max_held`], 64 MiB by default. With 0, servers
     /// send no open answers: they collect them, up to the largest message.
     pub const fn stream_window(mut self, bytes: u32) -> Self {

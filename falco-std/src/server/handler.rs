@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use falco_core::KeyId;
 
-/// The error of a handler. The client does not receive it: its request is refused as
-/// [failed](crate::Refusal::Failed), and on the classic wire its connection ends.
-///
-/// If the error is a [`Refusal`](crate::Refusal), the request is refused with that reason.
+/// The error of a handler. If it is a [`Refusal`](crate::Refusal), the request is refused with that
+/// reason. Otherwise the request is refused as [failed](crate::Refusal::Failed), and the client
+/// does not receive the error. The classic wire has no refusals: there the connection ends.
 pub type HandlerError = Box<dyn Error + Send + Sync>;
 
 /// A request, decrypted.

@@ -129,7 +129,8 @@ impl Pool {
         if queue.sources.len() <= queue.idle {
             return true;
         }
-        // A handler that runs has a worker called when it ends, or its worker goes on.
+        // The limit is reached. When a handler ends, its worker takes the next source, or the
+        // thread of its connection calls this function.
         if queue.threads >= self.max || queue.busy() >= self.max {
             return true;
         }
