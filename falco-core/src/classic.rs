@@ -41,9 +41,9 @@
 //! | at its in-flight limit | as established | `AnswerFirst` | `Ping` | as established |
 //! | draining | `AnswerFirst` | `AnswerFirst` | `AnswerFirst` | `AnswerFirst` |
 //!
-//! That is for a hello or message that opens. Otherwise a hello is `Unauthenticated`, and a message
-//! `Tampered`. One that was seen before is `Replayed`. A message with n under 28 or over the limit
-//! is `FrameLength`.
+//! The table is for a hello or message that decrypts and was not seen before. A hello that does not
+//! decrypt is `Unauthenticated`, and such a message `Tampered`. One that was seen before is
+//! `Replayed`. A message with n under 28 or over the limit is `FrameLength`.
 //!
 //! | client is | 0xFF | answer | eight zeros | anything else |
 //! |---|---|---|---|---|

@@ -73,8 +73,8 @@ pub trait Aead {
     /// [`AeadError`] if `body` is longer than `out`, or the text longer than the algorithm allows.
     fn seal(&self, nonce: &Nonce, associated: &[u8], out: &mut [u8], body: &[u8]) -> Result<Tag, AeadError>;
 
-    /// The same with the tag behind the text: the last 16 bytes of `out` receive it. An
-    /// implementation that writes both at once overrides this.
+    /// As [`seal`](Self::seal), with the tag after the text: the last 16 bytes of `out` receive it.
+    /// An implementation that writes both at once overrides this.
     ///
     /// # Errors
     /// As [`seal`](Self::seal).

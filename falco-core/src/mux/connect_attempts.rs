@@ -106,8 +106,8 @@ pub enum NextAttempt {
 ///   them only if the next attempt cannot be expected to succeed. That is so if the reason does not
 ///   change ([`AttemptEnd::Unusable`], a key at its seal limit, no [other stream](Self::spend)). It
 ///   is also so if the handshake was refused five times in a row and the client was never
-///   [admitted](Admitted). With *fail fast* every failed attempt fails them, and those that come during
-///   the pause after it fail at once.
+///   [admitted](Admitted). With *fail fast* every failed attempt fails them, and those that come
+///   during the pause after it fail at once.
 /// - A request whose time limit passes while it waits fails as not processed, with the reason why
 ///   there is no connection ([`why`](Self::why)). If no reason is known, it fails with the time
 ///   limit. If an attempt failed while nothing waited, its error is forgotten when the pause after

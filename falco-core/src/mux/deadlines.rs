@@ -60,8 +60,8 @@ impl MuxDeadlines {
         self.all.is_stalled(machine, now)
     }
 
-    /// As of [`Deadlines`]. A deadline that was moved is due at once, after the caller has read
-    /// what has arrived.
+    /// As [`Deadlines::poll_timeout`], but a deadline that was moved is due at once, after the
+    /// caller has read what has arrived.
     pub(super) fn poll_timeout<R: Role, H: KeyRef<R>>(self, machine: &Connection<R, H>) -> Option<Instant> {
         let due = match machine.poll_timeout() {
             Some(at) if self.moved == at.into() => Some(at.before(Span::TICK)),
@@ -70,8 +70,8 @@ impl MuxDeadlines {
         self.all.earliest(machine, due.into())
     }
 
-    /// As of [`Deadlines`]. A deadline that [`note_poll`](Self::note_poll) has moved applies now,
-    /// although it may be 1 ms in the future.
+    /// As [`Deadlines::handle_timeout`], but a deadline that [`note_poll`](Self::note_poll) has
+    /// moved applies at once, although it may be 1 ms in the future.
     pub(super) fn handle_timeout<R: Role, H: KeyRef<R>>(
         &mut self,
         machine: &mut Connection<R, H>,
