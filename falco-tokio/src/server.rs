@@ -110,7 +110,7 @@ pub(crate) struct Service {
     source_prefix: (u8, u8),
     #[cfg(feature = "proxy-protocol")]
     proxies: proxied::Proxies,
-    /// How many connections may be there whose header of a proxy was not read yet.
+    /// How many connections may wait for the header of a proxy.
     headers: usize,
     max_connection_age: Option<Duration>,
     on_cancel: OnCancel,
@@ -119,7 +119,7 @@ pub(crate) struct Service {
     limit: tokio::sync::watch::Sender<Option<tokio::time::Instant>>,
 }
 
-/// What a server has counted when it was shut down.
+/// The counters of a server at the end of its shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
@@ -279,7 +279,7 @@ impl Server {
         accept::guest(stream, &Handlers::new(&self.service, handler))?.await
     }
 
-    /// Like [`serve_connection`](Self::serve_connection), and takes open requests too, as
+    /// Like [`serve_connection`](Self::serve_connection), and also takes open requests, as
     /// [`serve_streams`](Self::serve_streams) does.
     ///
     /// # Errors
@@ -424,8 +424,8 @@ impl Handle {
     }
 
     /// Accepts another key on the noise wire, as [`add_key`](Self::add_key) does, with a label that
-    /// names its holder. Handlers see it as [`Request::key_label`], and log events have
-    /// it. It is not secret and is never sent.
+    /// names its holder. Handlers see it as [`Request::key_label`], and log events have it. It is
+    /// not secret and is never sent.
     ///
     /// # Errors
     /// [`SetupError`]; then nothing has changed.

@@ -23,8 +23,8 @@ pub(super) const HANDSHAKE: &str = "handshake";
 pub(super) struct Limit {
     /// The duration that the caller has set.
     pub(super) all: Duration,
-    /// When the limit passes. `None` until it starts, which is at the latest when the task takes
-    /// the request; and if the time would overflow.
+    /// When the limit passes. `None` until it starts, at the latest when the task takes the
+    /// request. Also `None` if the time would overflow.
     at: Option<Instant>,
 }
 

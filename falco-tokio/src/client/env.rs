@@ -12,7 +12,7 @@ use super::servers::Servers;
 use super::stats::Counters;
 use crate::clock::Clock;
 
-/// A client's key, and whether a server has let the client in under it.
+/// A client's key, and whether the client was admitted under it.
 #[derive(Debug)]
 pub(super) struct OwnKey {
     pub(super) keys: Arc<ClientKeys>,

@@ -27,10 +27,10 @@ use super::{Server, Service};
 use crate::error::HandlerError;
 use crate::socket::{Socket, Stream};
 
-/// How long to wait after an error of accepting that does not concern a single connection, such as
-/// no file descriptors left: at first, and at most. The first time limits how often accepting fails
-/// again. The second limits how long a client waits after another part of the process has freed a
-/// descriptor.
+/// The first and the longest pause after accepting has failed for lack of file descriptors, or for
+/// another reason that does not concern a single connection. The first limits how often accepting
+/// fails again. The longest limits how long a client waits after another part of the process has
+/// freed a descriptor.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
 /// The task of an accepted connection. It discards the connection's result. The runtime aligns
@@ -95,7 +95,7 @@ impl Listener {
     }
 
     /// Accepts a connection. Its socket is [set up](Socket::set_up) only when the connection is
-    /// established, so that a connection that never is costs less.
+    /// established. A connection that ends before costs less then.
     async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {

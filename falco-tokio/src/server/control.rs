@@ -116,9 +116,8 @@ impl Control {
         }
     }
 
-    /// Takes the signals. The task of `cx` is woken when there are more. With `defer`, if a stream
-    /// has a signal, all signals stay and this returns `None`: the caller then has to take them
-    /// later.
+    /// Takes the signals. The task of `cx` is woken when there are more. If `defer` is set and a
+    /// stream has a signal, returns `None`. The caller then has to take all signals later.
     pub(crate) fn take(&self, cx: &Context<'_>, defer: bool) -> Option<Signals> {
         let mut state = self.lock();
         if defer && state.busy.as_ref().is_some_and(|busy| !busy.streams.is_empty()) {
@@ -141,9 +140,9 @@ impl Control {
         })
     }
 
-    /// A handler has ended. Its answer counts from now on, also what the handler of an open request
-    /// has left in its pipe: many handlers may end before the connection takes what they have
-    /// returned. An answer for which there is no room is dropped.
+    /// A handler has ended. Its answer counts from this call on, because many handlers may end
+    /// before the connection takes their answers. The answer includes what the handler of an open
+    /// request has left in its pipe. It is dropped if there is no room for it.
     pub(crate) fn finish(
         &self,
         id: RequestId,
