@@ -34,15 +34,15 @@ pub use self::builder::ClientBuilder;
 pub use self::stats::ClientStats;
 
 /// A client of one server, or of [several](ClientBuilder::connect_any) of which it uses one at a
-/// time. Clones are cheap and share its connection. Requests of many threads are
-/// in flight at once, and each is answered when its handler returns. On the classic wire, and over
-/// a stream that does not [split](crate::Stream::split), they go one after another.
+/// time. Clones are cheap and share its connection. Requests of many threads are in flight at once,
+/// and each is answered when its handler returns. On the classic wire, and over a stream that does
+/// not [split](crate::Stream::split), they go one after another.
 ///
 /// When the connection has ended, the client makes another for the next request. Requests wait for
-/// it, each for its own [time](ClientBuilder::request_timeout). The client tries again while
-/// requests wait, after [pauses](ClientBuilder::backoff) that grow and are random. A request that
-/// was not processed on a lost connection goes to the next one. Any other request fails with an
-/// error which says that it may have been processed, and is not sent again.
+/// it, each within its own [time limit](ClientBuilder::request_timeout). The client tries again
+/// while requests wait, after random [pauses](ClientBuilder::backoff) that grow. A request that was
+/// not processed on a lost connection goes to the next one. Any other request fails with an error
+/// which says that it may have been processed, and is not sent again.
 ///
 /// On the noise wire the client sends keep-alive pings, so that an idle connection does not expire.
 /// It does not do so on the classic wire, nor over a stream that does not split. There, call

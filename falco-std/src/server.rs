@@ -225,7 +225,7 @@ impl Server {
         self.run_guest(stream, &Handlers::new(handler))
     }
 
-    /// Like [`serve_connection`](Self::serve_connection), and takes open requests too, as
+    /// Like [`serve_connection`](Self::serve_connection), and also takes open requests, as
     /// [`serve_streams`](Self::serve_streams) does. A stream that does not [split](Stream::split)
     /// has none.
     ///

@@ -58,7 +58,7 @@ pub(super) enum Wait {
 struct State {
     /// Replaced when the key changes.
     keys: Arc<ClientKeys>,
-    /// Whether a server has let this client in under these keys.
+    /// Whether this client was admitted under these keys.
     admitted: Admitted,
     current: Option<Arc<Connection>>,
     /// The server of the current connection.
@@ -202,7 +202,7 @@ impl Connector {
         }
     }
 
-    /// No caller waits: has a thread make the attempts that are wanted all the same.
+    /// Starts a thread for the attempts that are wanted although no caller waits.
     fn go_on_alone(self: &Arc<Self>, state: &mut State) {
         if state.waiting == 0 && state.current.is_none() && state.attempts.is_wanted() && !state.alone {
             let own = Arc::clone(self);

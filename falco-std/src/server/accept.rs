@@ -19,9 +19,9 @@ use super::stats::gauge;
 use super::streams::Handlers;
 use crate::socket::{SharedSocket, Socket};
 
-/// How long the server waits after it could not accept for lack of memory or file descriptors: at
-/// first, and at most. The first time limits how often accepting fails again. The second limits how
-/// long a client waits after another part of the process has freed a descriptor.
+/// The first and the longest pause after accepting has failed for lack of memory or file
+/// descriptors. The first limits how often accepting fails again. The longest limits how long a
+/// client waits after another part of the process has freed a descriptor.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
 /// How many connections are accepted before the loop checks the silent ones for bytes again: 2 ms
