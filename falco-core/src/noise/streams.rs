@@ -36,7 +36,8 @@ pub(super) mod flag {
 
 /// The largest credit that a writer may have.
 const MAX_CREDIT: u32 = (1 << 31) - 1;
-/// A part of an open body is put at the end of a record only if this many of its bytes fit, or all.
+/// A part of an open body is put at the end of a record only if this many of its bytes fit, or all
+/// that may be sent.
 const LEAST_PART: usize = 256;
 
 /// What the open bodies of a connection share.
