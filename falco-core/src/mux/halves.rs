@@ -176,18 +176,18 @@ impl<E: Clone + From<StreamError>> Halves<E> {
 
     /// The handler has ended, and another task will call [`handled`](super::ServerMux::handled).
     /// Returns how many bytes the handler has written that the connection has not accepted. They
-    /// count as an answer, see [`hold_answer`](super::HeldBytes::hold_answer). If
+    /// count as an answer: see [`hold_answer`](super::HeldBytes::hold_answer). If
     /// [`drops_output`](Self::drops_output) returns `true` afterwards, drop them.
-    pub fn left(&mut self) -> usize {
+    pub fn handler_ended(&mut self) -> usize {
         if !self.will_finish() {
             self.end_output(StreamError::Ended);
         }
         self.unsent
     }
 
-    /// There is no room for the bytes that [`left`](Self::left) has returned. The answer is cut
-    /// off.
-    pub fn drop_left(&mut self) {
+    /// There is no room for the bytes that [`handler_ended`](Self::handler_ended) has counted. The
+    /// answer is cut off.
+    pub fn drop_unsent(&mut self) {
         self.end_output(StreamError::NO_ROOM);
     }
 

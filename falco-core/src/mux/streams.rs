@@ -102,7 +102,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writer<M, B> {
     }
 
     /// Whether the caller or handler may add a chunk: one, if there is no credit.
-    fn wants(&self) -> bool {
+    fn may_write(&self) -> bool {
         let bytes = self.chunks.bytes;
         !self.chunks.finished && bytes < ENOUGH && (bytes == 0 || bytes < self.credit)
     }
@@ -219,7 +219,7 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
         writer.is_ready |= ready;
         let counted = if writer.is_ready { writer.chunks.bytes } else { 0 };
         self.ready_bytes = self.ready_bytes + counted - core::mem::replace(&mut writer.counted, counted);
-        if writer.is_full && writer.wants() {
+        if writer.is_full && writer.may_write() {
             writer.is_full = false;
             self.writable.push_back(key);
         }
@@ -254,13 +254,13 @@ impl<M: Outgoing, B: AsRef<[u8]>> Writers<M, B> {
 
     /// Whether a chunk may be added to a body. If not, [`pop_writable`](Self::pop_writable) returns
     /// the body once that has changed or the body was removed.
-    pub(super) fn wants(&mut self, key: u64) -> bool {
+    pub(super) fn may_write(&mut self, key: u64) -> bool {
         let Some(writer) = self.all.get_mut(&key) else {
             return false;
         };
-        let wants = writer.wants();
-        writer.is_full = !wants;
-        wants
+        let may_write = writer.may_write();
+        writer.is_full = !may_write;
+        may_write
     }
 
     /// A body to which more may be written again, or that was removed.

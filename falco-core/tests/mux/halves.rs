@@ -208,7 +208,7 @@ fn a_reader_gives_credit_for_a_quarter_of_the_window_at_a_time() {
     assert!(pipe.halves.take(bytes.len()));
     pipe.serve(&mut duo, 1);
     duo.settle();
-    assert!(duo.client.wants(1));
+    assert!(duo.client.may_write(1));
 }
 
 #[test]
@@ -420,8 +420,9 @@ fn a_connection_drains_or_has_ended_when_it_is_closing() {
     assert!(duo.server.connection().end().is_some() && duo.server.is_closing());
 }
 
-/// What a handler has left is counted by its adapter before the connection takes it. Without room
-/// it is dropped, and the answer, of which a part was accepted, is not taken for whole.
+/// An adapter counts the unsent bytes of a handler that has ended before the connection takes them.
+/// Without room they are dropped, and the answer is not taken for whole, although a part of it was
+/// accepted.
 #[test]
 fn an_answer_whose_rest_has_no_room_is_cut_off() {
     let (mut duo, mut pipe) = handling();
@@ -431,13 +432,13 @@ fn an_answer_whose_rest_has_no_room_is_cut_off() {
     duo.answer();
     pipe.send(vec![7; 100 * KIB]);
     assert!(pipe.halves.finish().is_ok());
-    assert_eq!(pipe.halves.left(), 100 * KIB);
-    pipe.halves.drop_left();
+    assert_eq!(pipe.halves.handler_ended(), 100 * KIB);
+    pipe.halves.drop_unsent();
     assert!(pipe.halves.drops_output());
     pipe.outgoing.clear();
     // The connection was notified of what was sent before.
     pipe.serve(&mut duo, 1);
-    assert_eq!(pipe.halves.left(), 0);
+    assert_eq!(pipe.halves.handler_ended(), 0);
     let handled = pipe.handled(&mut duo, Err(NoAnswer::NoRoom));
     assert_eq!(handled, Err(RequestError::Refused(Refusal::AnswerTooLarge)));
     let (_, events) = duo.settle();
@@ -457,10 +458,10 @@ fn an_answer_that_is_dropped_does_not_begin() {
         pipe.send(vec![7; 100 * KIB]);
         if finishes {
             assert!(pipe.halves.finish().is_ok());
-            assert_eq!(pipe.halves.left(), 100 * KIB);
-            pipe.halves.drop_left();
+            assert_eq!(pipe.halves.handler_ended(), 100 * KIB);
+            pipe.halves.drop_unsent();
         } else {
-            assert_eq!(pipe.halves.left(), 0, "it is not sent");
+            assert_eq!(pipe.halves.handler_ended(), 0, "it is not sent");
         }
         assert!(pipe.halves.drops_output());
         pipe.outgoing.clear();

@@ -19,11 +19,11 @@ fn a_request_and_its_answer_are_streams_at_the_same_time() {
     let chunk: Vec<u8> = (0..10_000_usize).map(|at| u8::try_from(at % 251).unwrap()).collect();
     let id = duo.id(1);
     while sent.0.len() < 500_000 {
-        while duo.client.wants(1) {
+        while duo.client.may_write(1) {
             duo.client.write(1, chunk.clone()).unwrap();
             sent.0.extend_from_slice(&chunk);
         }
-        while duo.server.wants(id) {
+        while duo.server.may_write(id) {
             duo.server.write(id, chunk.clone()).unwrap();
             sent.1.extend_from_slice(&chunk);
         }
@@ -168,7 +168,7 @@ fn a_caller_that_wants_a_whole_answer_gets_an_open_one_collected() {
     duo.server.open_answer(id).unwrap();
     let mut at_client = Vec::new();
     for _ in 0..10 {
-        assert!(duo.server.wants(id), "it is given credit as it arrives");
+        assert!(duo.server.may_write(id), "it is given credit as it arrives");
         duo.server.write(id, vec![3; 10_000]).unwrap();
         at_client.extend(duo.settle().1);
     }
@@ -255,7 +255,7 @@ fn a_client_without_a_window_gets_an_open_answer_whole_or_a_refusal() {
             duo.server.open_answer(id).unwrap();
             assert_eq!(duo.server.open_answer(id), Err(StreamError::Ended));
             for _ in 0..10 {
-                assert!(duo.server.wants(id));
+                assert!(duo.server.may_write(id));
                 duo.server.write(id, vec![7; 10_000]).unwrap();
             }
             assert_eq!(duo.settle().1, []);
@@ -413,7 +413,7 @@ fn answers_that_are_collected_are_bounded_by_what_the_connection_may_hold() {
     for number in 1..=4 {
         let id = duo.id(number);
         duo.server.open_answer(id).unwrap();
-        assert!(duo.server.wants(id));
+        assert!(duo.server.may_write(id));
         duo.server.write(id, vec![1; 250 * KIB]).unwrap();
     }
     // What grows by doubling counts with its capacity.

@@ -13,7 +13,7 @@ const KIB: usize = 1024;
 fn a_whole_answer_may_end_an_open_request_and_its_writer_learns_that() {
     let mut duo = opened();
     duo.client.write(1, vec![1; 70 * KIB]).unwrap();
-    assert!(!duo.client.wants(1));
+    assert!(!duo.client.may_write(1));
     assert_eq!(joined(&duo.settle().0, 1).0.len(), 64 * KIB);
     duo.server.answer(duo.id(1), b"enough".to_vec()).unwrap();
     assert_eq!(duo.settle().1, [Event::Whole(1, b"enough".to_vec())]);
@@ -33,7 +33,7 @@ fn a_cancelled_handler_cannot_write_and_one_that_has_finished_is_not_cancelled()
     let id = duo.id(1);
     duo.server.open_answer(id).unwrap();
     duo.server.write(id, vec![1; 70 * KIB]).unwrap();
-    assert!(!duo.server.wants(id));
+    assert!(!duo.server.may_write(id));
     duo.settle();
     assert_eq!(duo.client.cancel_open(1), Some((1, Fate::MaybeProcessed)));
     assert_eq!(duo.client.write(1, vec![1]), Err(StreamError::Ended));
@@ -96,7 +96,7 @@ fn a_handler_that_drops_its_request_does_not_hold_up_the_client() {
     duo.server.discard(duo.id(1));
     let mut sent = 0;
     while sent < 1 << 20 {
-        assert!(duo.client.wants(1));
+        assert!(duo.client.may_write(1));
         duo.client.write(1, vec![7; 30_000]).unwrap();
         sent += 30_000;
         assert_eq!(duo.settle(), (vec![], vec![]));
@@ -200,7 +200,7 @@ fn at_the_end_of_the_clients_sending_half_an_answer_that_needs_credit_is_cut_off
     let (one, two) = (duo.id(1), duo.id(2));
     duo.server.open_answer(two).unwrap();
     duo.server.write(two, vec![1; 70 * KIB]).unwrap();
-    assert!(!duo.server.wants(two));
+    assert!(!duo.server.may_write(two));
     duo.settle();
     duo.server.end_of_stream(duo.now, &[]).unwrap();
     assert_eq!(duo.serve(), [Event::Cancelled(1)]);

@@ -123,7 +123,7 @@ impl Run {
                         .asked
                         .get_mut(&ticket)
                         .filter(|asked| asked.open && !asked.up.finished)
-                    && self.duo.client.wants(ticket)
+                    && self.duo.client.may_write(ticket)
                 {
                     let chunk = asked.up.chunk(size);
                     self.duo.client.write(ticket, chunk).unwrap();
@@ -133,7 +133,7 @@ impl Run {
                 if let Some(number) = nth(&self.running, pick)
                     && let Some(handler) = self.running.get_mut(&number)
                     && let Some(down) = handler.down.as_mut().filter(|down| !down.finished)
-                    && self.duo.server.wants(handler.id)
+                    && self.duo.server.may_write(handler.id)
                 {
                     // It may be too large for a client that takes no open answers.
                     if self.duo.server.write(handler.id, down.chunk(size)).is_err() {

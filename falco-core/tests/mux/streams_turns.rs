@@ -12,7 +12,7 @@ const KIB: usize = 1024;
 fn short_chunks_share_frames_and_long_ones_are_sent_as_they_are() {
     let mut duo = opened();
     for at in 0..200_u8 {
-        assert!(duo.client.wants(1));
+        assert!(duo.client.may_write(1));
         duo.client.write(1, vec![at; 100]).unwrap();
     }
     duo.client.write(1, vec![9; 30_000]).unwrap();
@@ -48,7 +48,7 @@ fn what_is_queued_is_bounded_and_counts_towards_the_shared_bound() {
     let id = duo.id(1);
     duo.server.open_answer(id).unwrap();
     let mut queued = 0;
-    while duo.server.wants(id) {
+    while duo.server.may_write(id) {
         duo.server.write(id, vec![1; 20 * KIB]).unwrap();
         queued += 20 * KIB;
     }
@@ -57,7 +57,7 @@ fn what_is_queued_is_bounded_and_counts_towards_the_shared_bound() {
     duo.settle();
     // The count may be wrong by 16 KiB.
     assert!(duo.budget.answers() <= 32 * KIB, "the window is sent");
-    assert!(!duo.server.wants(id), "without credit one chunk may wait");
+    assert!(!duo.server.may_write(id), "without credit one chunk may wait");
     assert!(duo.server.may_handle() && duo.server.may_read());
     duo.client.credit(1, 64 * KIB, true);
     duo.settle();
@@ -86,9 +86,9 @@ fn a_stream_goes_on_beside_a_large_message() {
         }
         let (mut got, id) = (0, duo.id(1));
         for _ in 0..40 {
-            if upwards && duo.client.wants(1) {
+            if upwards && duo.client.may_write(1) {
                 duo.client.write(1, vec![7; 30_000]).unwrap();
-            } else if !upwards && duo.server.wants(id) {
+            } else if !upwards && duo.server.may_write(id) {
                 duo.server.write(id, vec![7; 30_000]).unwrap();
             }
             let events = if upwards {
@@ -123,11 +123,11 @@ fn with_a_large_window_no_more_is_queued() {
     let id = duo.id(1);
     duo.server.open_answer(id).unwrap();
     let mut queued = (0, 0);
-    while duo.server.wants(id) {
+    while duo.server.may_write(id) {
         duo.server.write(id, vec![1; 10 * KIB]).unwrap();
         queued.0 += 10;
     }
-    while duo.client.wants(1) {
+    while duo.client.may_write(1) {
         duo.client.write(1, vec![1; 10 * KIB]).unwrap();
         queued.1 += 10;
     }
@@ -204,10 +204,10 @@ fn a_small_request_waits_for_at_most_two_records_of_eight_streams_at_full_speed(
         for round in 0..400_u64 {
             for number in 1..=8_u64 {
                 let id = duo.id(number);
-                while upwards && duo.client.wants(number) {
+                while upwards && duo.client.may_write(number) {
                     duo.client.write(number, vec![7; 20_000]).unwrap();
                 }
-                while !upwards && duo.server.wants(id) {
+                while !upwards && duo.server.may_write(id) {
                     duo.server.write(id, vec![7; 20_000]).unwrap();
                 }
             }

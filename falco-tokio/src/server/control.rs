@@ -141,8 +141,8 @@ impl Control {
     }
 
     /// A handler has ended. Its answer counts from this call on, because many handlers may end
-    /// before the connection takes their answers. The answer includes what the handler of an open
-    /// request has left in its pipe. It is dropped if there is no room for it.
+    /// before the connection takes their answers. The answer includes the unsent bytes in the pipe
+    /// of an open request. It is dropped if there is no room for it.
     pub(crate) fn finish(
         &self,
         id: RequestId,
@@ -150,7 +150,7 @@ impl Control {
         pipe: Option<&Pipe>,
         mut held: Option<HeldBytes<SharedBudget>>,
     ) {
-        let left = pipe.map_or(0, Pipe::left);
+        let unsent = pipe.map_or(0, Pipe::handler_ended);
         // What is dropped runs code of the user's, so it is dropped after the lock is released:
         // an answer without room, and after the end, when no task takes it, the outcome.
         let (mut outcome, mut no_room) = (Some(outcome), None);
@@ -163,14 +163,14 @@ impl Control {
                 Some(Outcome::Answer(body)) => body.len(),
                 _ => 0,
             };
-            let length = left.saturating_add(returned);
+            let length = unsent.saturating_add(returned);
             if let (1.., Some(held)) = (length, &mut held) {
                 if held.hold_answer(length, busy.answers) {
                     busy.answers = busy.answers.saturating_add(length);
                 } else {
                     no_room = outcome.replace(Outcome::NoRoom);
                     if let Some(pipe) = pipe {
-                        pipe.update(Halves::drop_left);
+                        pipe.update(Halves::drop_unsent);
                     }
                 }
             }

@@ -184,11 +184,11 @@ impl Pipe {
         state.halves.is_whole().then_some(state.sent)
     }
 
-    /// The handler has ended. Returns how many bytes its writer has left that are to be sent.
-    pub(crate) fn left(&self) -> usize {
+    /// The handler has ended. Returns how many of its bytes the connection has not accepted yet.
+    pub(crate) fn handler_ended(&self) -> usize {
         self.change(|state| {
             state.outgoing.free_split();
-            state.halves.left()
+            state.halves.handler_ended()
         })
     }
 }

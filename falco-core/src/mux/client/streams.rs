@@ -192,7 +192,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         if taken > 0 || waits {
             self.credit(ticket, taken, waits);
         }
-        while self.wants(ticket) {
+        while self.may_write(ticket) {
             let Some(chunk) = halves.next(&mut next) else {
                 if halves.is_finished() {
                     let _ = self.finish_body(ticket);
@@ -207,8 +207,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Queues bytes of the body of an open request. They are sent as the server gives credit. Call
-    /// it only while [`wants`](Self::wants) returns `true`, so that the queue is short; it never
-    /// refuses a chunk because of its length.
+    /// it only while [`may_write`](Self::may_write) returns `true`, so that the queue is short. It
+    /// never refuses a chunk because of its length.
     ///
     /// # Errors
     /// [`StreamError::Ended`]: the request has completed, or its body was finished. The chunk is
@@ -237,14 +237,15 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// 64 KiB are queued and the server's credit exceeds what is queued; without credit, it may
     /// queue one chunk. If this is `false`, [`poll_writable`](Self::poll_writable) returns the
     /// request when the caller may write again, or when [`write`](Self::write) fails.
-    pub fn wants(&mut self, ticket: u64) -> bool {
+    pub fn may_write(&mut self, ticket: u64) -> bool {
         let streams = self.streams.as_mut();
-        streams.is_some_and(|streams| streams.writers.wants(ticket))
+        streams.is_some_and(|streams| streams.writers.may_write(ticket))
     }
 
-    /// Returns a request for which [`wants`](Self::wants) has returned `false`, once its caller may
-    /// write again or the next [`write`](Self::write) fails. Call it after [`recv`](Self::recv),
-    /// [`seal`](Self::seal) and [`cancel_open`](Self::cancel_open) until it returns `None`.
+    /// Returns a request for which [`may_write`](Self::may_write) has returned `false`, once its
+    /// caller may write again or the next [`write`](Self::write) fails. Call it after
+    /// [`recv`](Self::recv), [`seal`](Self::seal) and [`cancel_open`](Self::cancel_open) until it
+    /// returns `None`.
     pub fn poll_writable(&mut self) -> Option<u64> {
         self.streams.as_mut()?.writers.pop_writable()
     }

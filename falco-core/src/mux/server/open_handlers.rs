@@ -123,7 +123,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
                 halves.answering = true;
                 first.map_or(Ok(()), |chunk| self.write(id, chunk))?;
             }
-            if !all && !self.wants(id) {
+            if !all && !self.may_write(id) {
                 let goes_on = self.streams().is_answering(id);
                 return if goes_on { Ok(()) } else { Err(StreamError::Ended) };
             }

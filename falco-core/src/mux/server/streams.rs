@@ -304,8 +304,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Queues bytes of an open answer. They are sent as the client gives credit. Call it while
-    /// [`wants`](Self::wants) returns `true`, so that the queue is short. Once the handler has
-    /// ended, call it for all that is left, so that it counts.
+    /// [`may_write`](Self::may_write) returns `true`, so that the queue is short. Once the handler
+    /// has ended, call it for all that is left, so that it counts.
     ///
     /// A chunk counts whole towards the bounds on answers until its last byte is sealed, also while
     /// it waits for credit. So a chunk may not keep more memory than its bytes, such as those of a
@@ -391,15 +391,15 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// KiB are queued and the client's credit exceeds what is queued; without credit, it may queue
     /// one chunk. If this is `false`, [`poll_writable`](Self::poll_writable) returns the request
     /// when the handler may write again, or when [`write`](Self::write) fails.
-    pub fn wants(&mut self, id: RequestId) -> bool {
+    pub fn may_write(&mut self, id: RequestId) -> bool {
         let Some(streams) = &mut self.streams else {
             return false;
         };
-        streams.collected.contains_key(&id.key()) || streams.writers.wants(id.key())
+        streams.collected.contains_key(&id.key()) || streams.writers.may_write(id.key())
     }
 
-    /// Returns a request for which [`wants`](Self::wants) has returned `false`, once its handler
-    /// may write again or the next [`write`](Self::write) fails. Call it after
+    /// Returns a request for which [`may_write`](Self::may_write) has returned `false`, once its
+    /// handler may write again or the next [`write`](Self::write) fails. Call it after
     /// [`recv`](Self::recv), [`seal`](Self::seal) and [`refuse`](Self::refuse) until it returns
     /// `None`.
     pub fn poll_writable(&mut self) -> Option<RequestId> {
