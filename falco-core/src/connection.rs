@@ -278,19 +278,20 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         self.session.shrink();
     }
 
-    /// The write deadline of a connection that has ended with `end`, or not.
+    /// The write deadline of a connection that has ended with `end`, or that is open if `end` is
+    /// `None`.
     pub(crate) fn deadline_after(&self, end: Option<ConnectionError>, since: Instant, with_answer: bool) -> Instant {
         since.after(self.write_limit(end, with_answer))
     }
 
     /// How many milliseconds a write may make no progress.
     pub(crate) fn write_limit(&self, end: Option<ConnectionError>, with_answer: bool) -> u64 {
-        let lives = match end {
+        let has_lifetime = match end {
             None => true,
             Some(ConnectionError::Closed | ConnectionError::HandlerFailed) => with_answer,
             Some(_) => false,
         };
-        if lives {
+        if has_lifetime {
             self.session.lifetime_millis()
         } else {
             LINGER_SPAN.as_millis()

@@ -131,7 +131,7 @@
 //! | [`RequestError`] | one request failed, not the connection | wrapped in the enums below |
 //! | [`Misuse`] | the API forbids this call; nothing has changed | wrapped in the enums below |
 //! | [`Error`] | one of these three; or the connection closes | `request`, `ping`, `cancel` |
-//! | [`ReplyError`] | one of these three; or the request is not open | `answer`, `refuse` |
+//! | [`ReplyError`] | one of these; or not open, or refusals are pending | `answer`, `refuse` |
 //! | [`SealError`] | ended, closing, misuse, no room, or request not open | `seal` |
 //! | [`OutputTooSmall`] | the output slice is too small; nothing has changed | `poll_transmit` |
 //! | [`EntropyError`] | no random numbers; nothing was sent | [`Connection::new`] |

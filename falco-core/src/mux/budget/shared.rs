@@ -63,13 +63,12 @@ impl SharedBudget {
     /// The default bound for answers, in bytes: 2 GiB.
     pub const DEFAULT_MAX_ANSWERS: usize = 1 << 31;
 
-    /// A bound of this many bytes for requests, and the same for answers. Each request counts 1 KiB
-    /// besides its body. The windows of open requests take at most three quarters of the bound for
-    /// requests.
+    /// A bound of this many bytes for requests. Each request counts 1 KiB besides its body. The
+    /// windows of open requests take at most three quarters of it.
     ///
-    /// Answers of handlers that are already running when the bound for answers is reached may
-    /// exceed it. All answers together may have twice `bytes`, and at least
-    /// [`DEFAULT_MAX_ANSWERS`](Self::DEFAULT_MAX_ANSWERS).
+    /// While answers have more than `bytes`, a connection that has more than 16 KiB of them passes no
+    /// request to a handler. Handlers that already run still answer. So all answers together may
+    /// have twice `bytes`, or [`DEFAULT_MAX_ANSWERS`](Self::DEFAULT_MAX_ANSWERS) if that is more.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self::with_max_answers(bytes, bytes.saturating_mul(2).max(Self::DEFAULT_MAX_ANSWERS))

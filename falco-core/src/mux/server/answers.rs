@@ -97,9 +97,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
 
     /// Writes pending output and then answers to the front of `out`, and returns how many bytes to
     /// send. Call it again only when the stream has accepted all of them. If answers are queued
-    /// behind them, the next call takes this as a sign that the client still reads, and restarts
-    /// the idle timeout. Until the next call, output that is longer than a record of the noise wire
-    /// counts as a queued answer, so keep no buffer that is much larger than the output.
+    /// behind them, the next call takes their acceptance as a sign that the client still reads, and
+    /// restarts the idle timeout. Until the next call, output that is longer than a record of the
+    /// noise wire counts as a queued answer, so keep no buffer that is much larger than the output.
     ///
     /// # Errors
     /// [`OutputTooSmall`]. [`recv`](Self::recv) returns what ended the connection.
@@ -120,8 +120,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         sealed
     }
 
-    /// Whether all is sealed: a call of [`seal`](Self::seal) seals nothing, unless a deadline has
-    /// passed. It is `false` after a long output, which only the next call counts as accepted.
+    /// Whether there is nothing to seal: a call of [`seal`](Self::seal) returns 0, unless a deadline
+    /// has passed. After a long output this is `false`, because only the next call of `seal` counts
+    /// that output as accepted.
     #[must_use]
     pub fn all_sealed(&self) -> bool {
         self.output == 0
