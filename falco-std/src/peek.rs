@@ -53,10 +53,10 @@ pub(crate) fn is_readable(socket: impl AsFd) -> bool {
 #[cfg(unix)]
 pub(crate) fn wait_readable(socket: impl AsFd, limit: Option<Duration>) -> bool {
     // A read with `MSG_PEEK` would clear a pending error, which the thread that reads has to see.
-    let mut asked = [PollFd::new(&socket, PollFlags::IN)];
+    let mut polled = [PollFd::new(&socket, PollFlags::IN)];
     // A limit that is too long for the system counts as no limit.
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-    rustix::event::poll(&mut asked, limit.as_ref()).is_ok_and(|ready| ready > 0)
+    rustix::event::poll(&mut polled, limit.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits for bytes and reads them.

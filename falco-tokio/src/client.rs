@@ -104,9 +104,9 @@ impl Client {
         self.inner.call(body.into(), self.inner.request_timeout, None).await
     }
 
-    /// As [`request`](Self::request), with this time limit instead of the request timeout. The
-    /// limit applies only while the runtime on which the client was made is running. The
-    /// connection's task ends the request there, because only it knows the request's fate.
+    /// As [`request`](Self::request), with this time limit instead of the request timeout. The task
+    /// of the connection applies the limit, because only that task knows the request's fate. So the
+    /// limit has no effect once the runtime on which the client was made has stopped.
     ///
     /// # Errors
     /// [`Error`].

@@ -372,7 +372,7 @@ impl Connector {
             }
             Err(error) => {
                 if servers.attempt_failed(round, server, now, random) {
-                    // A caller that waits tries another server at once, or one is being tried.
+                    // Another attempt is in progress, or a waiting caller begins one at once.
                     return None;
                 }
                 let retry = attempts.attempt_failed(error.attempt_end(), error, admitted, now, random);

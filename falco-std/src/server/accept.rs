@@ -47,7 +47,7 @@ where
     while !service.admission.is_stopping() {
         acceptor.turn();
     }
-    // Those that have a thread count there.
+    // Connections that have a thread are counted by that thread.
     let left = gauge(acceptor.silent.len());
     service.admission.counters().unauthenticated.add(left);
 }

@@ -31,7 +31,7 @@ pub(super) struct Admission {
 struct State {
     next: u64,
     conns: BTreeMap<u64, Arc<Conn>>,
-    /// The connections in `conns` without the guests.
+    /// The connections in `conns`, except guests.
     admitted: mux::Admission,
     /// The accepting thread waits for a place.
     waited_for: bool,

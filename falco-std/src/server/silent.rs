@@ -87,18 +87,18 @@ impl Silent {
             let socket = connection.permit.socket()?;
             Some((*number, PollFd::new(socket, PollFlags::IN)))
         });
-        let (numbers, mut asked): (Vec<u64>, Vec<_>) = sockets.unzip();
-        asked.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+        let (numbers, mut polled): (Vec<u64>, Vec<_>) = sockets.unzip();
+        polled.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         // A limit that is too long for the system counts as no limit.
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        match rustix::event::poll(&mut asked, limit.as_ref()) {
+        match rustix::event::poll(&mut polled, limit.as_ref()) {
             Ok(1..) => {}
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok((false, Vec::new())),
             Err(error) => return Err(error.into()),
         }
-        let is_ready = |asked: &PollFd<'_>| !asked.revents().is_empty();
-        let accept = listener.is_some() && asked.last().is_some_and(is_ready);
-        let ready = numbers.into_iter().zip(&asked).filter(|(_, asked)| is_ready(asked));
+        let is_ready = |polled: &PollFd<'_>| !polled.revents().is_empty();
+        let accept = listener.is_some() && polled.last().is_some_and(is_ready);
+        let ready = numbers.into_iter().zip(&polled).filter(|(_, polled)| is_ready(polled));
         let ready: Vec<_> = ready.map(|(number, _)| number).collect();
         let readable = ready.iter().filter_map(|number| self.0.remove(number)).collect();
         Ok((accept, readable))

@@ -33,7 +33,7 @@ impl<H: Handler> Connection<H> {
             Poll::Ready(outcome) => {
                 self.frame = Some(frame);
                 self.handlers.service.counters.metrics.handler_time.time(since);
-                // No CANCEL was read since.
+                // No CANCEL was read meanwhile.
                 self.finish(id, outcome, false);
             }
             Poll::Pending => {
@@ -78,7 +78,7 @@ impl<H: Handler> Connection<H> {
             Outcome::NoRoom => Err(NoAnswer::NoRoom),
         };
         let failure = result.as_ref().err().copied();
-        // A handler that returns a refusal has chosen it, and reports why if anybody is to know.
+        // A handler that returns a refusal has chosen it, and logs the reason itself, if at all.
         let chose = matches!(failure, Some(NoAnswer::Failed(error)) if error.is::<Refusal>());
         let handled = match &open {
             Some(pipe) => pipe.hand_over(|halves, next| self.mux.handled(id, halves, result.map(drop), next)),
@@ -142,7 +142,7 @@ impl<H: Handler> Connection<H> {
 }
 
 impl<H: Handler> Connection<H> {
-    /// The holder of the client's key, for a request, which needs no more than its label.
+    /// The holder of the client's key, if it has a label. A request needs only the label.
     pub(super) fn labeled(&self) -> Option<Arc<Holder>> {
         self.holder.as_ref().filter(|holder| holder.label.is_some()).cloned()
     }

@@ -59,8 +59,8 @@ const AT_ONCE: usize = 32;
 pub(crate) const MAX_CONNECTS: u64 = 20_000;
 /// How long idle connections are left alone before their memory is measured.
 pub(crate) const SETTLE: Duration = Duration::from_secs(2);
-/// How long they are left alone before their processor time is: until the timers of handshakes,
-/// 5 s, have fired.
+/// How long they are left alone before their processor time is measured. By then the timers of
+/// handshakes, 5 s, have fired.
 pub(crate) const SETTLE_TIMERS: Duration = Duration::from_secs(6);
 
 /// Runs a workload and reports to the parent.
