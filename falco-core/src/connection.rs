@@ -405,12 +405,13 @@ impl<H: ClientKeyRef> Connection<ClientSide, H> {
         self.session.fate()
     }
 
-    /// The fate of a request that has not completed, once the connection has ended. `sealed_whole`
-    /// is whether the request was sealed as a whole, or for an open request, which reaches its
-    /// handler when it begins, its first frame. If not, it was not processed. If the stream was
-    /// `broken`, which means that a read or a write has failed, bytes of the server may be lost.
-    /// The request may then have been processed. Otherwise the result is that of
-    /// [`fate`](Self::fate).
+    /// The fate of a request that has not completed, once the connection has ended.
+    ///
+    /// `sealed_whole` says whether the whole request was sealed. For an open request it says
+    /// whether the first frame was, because the handler runs from then on. If not, the request was
+    /// not processed. `broken` says whether a read or a write of the stream has failed. Then bytes
+    /// of the server may be lost, and the request may have been processed. Otherwise the result is
+    /// that of [`fate`](Self::fate).
     #[must_use]
     pub fn fate_of(&self, sealed_whole: bool, broken: bool) -> Fate {
         match (sealed_whole, broken) {

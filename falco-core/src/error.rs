@@ -77,8 +77,8 @@ pub enum ConnectionError {
     HandlerFailed,
     /// The key has reached its seal limit, or a nonce would repeat. Replace the key.
     KeyExhausted,
-    /// All request ids of the connection are used. Make a new connection. Only a connection on
-    /// the classic wire ends so; on the noise wire a client that has no ids left closes.
+    /// All request ids of the connection are used. Make a new connection. Only the classic wire
+    /// returns this: on the noise wire a client that has no ids left closes the connection.
     RequestIdsExhausted,
     /// The stream ended inside a record, or without a CLOSE.
     Truncated,

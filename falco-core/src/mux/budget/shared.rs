@@ -66,8 +66,8 @@ impl SharedBudget {
     /// A bound of this many bytes for requests. Each request counts 1 KiB besides its body. The
     /// windows of open requests take at most three quarters of it.
     ///
-    /// While answers have more than `bytes`, a connection that has more than 16 KiB of them passes no
-    /// request to a handler. Handlers that already run still answer. So all answers together may
+    /// While answers have more than `bytes`, a connection that has more than 16 KiB of them passes
+    /// no request to a handler. Handlers that already run still answer. So all answers together may
     /// have twice `bytes`, or [`DEFAULT_MAX_ANSWERS`](Self::DEFAULT_MAX_ANSWERS) if that is more.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
