@@ -256,7 +256,7 @@ impl<L: ReplayCache, C: Crypto> Keyed<ClientSide> for ClassicKey<L, C> {
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {
-        let message = layout::most(settings);
+        let message = layout::max_body(settings);
         BufferSizes {
             unread: layout::answer_size(message),
             output: layout::request_size(message).max(HELLO_LENGTH),

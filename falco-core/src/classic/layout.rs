@@ -49,7 +49,7 @@ pub(crate) const fn answer_size(body: usize) -> usize {
 }
 
 /// Bytes in the largest body.
-pub(super) fn most(settings: &Settings) -> usize {
+pub(super) fn max_body(settings: &Settings) -> usize {
     usize::try_from(settings.max_message()).unwrap_or(usize::MAX)
 }
 
@@ -107,7 +107,7 @@ fn sealed(unread: &[u8], at: usize, max_message: u32) -> Result<Head, Connection
     if length == 0 {
         return Ok(Head::Nothing);
     }
-    if length < LEAST.into() || length > greatest(max_message) {
+    if length < LEAST.into() || length > max_sealed(max_message) {
         return Err(frame_length(length, max_message));
     }
     let end = usize::try_from(length)
@@ -117,7 +117,7 @@ fn sealed(unread: &[u8], at: usize, max_message: u32) -> Result<Head, Connection
     Ok(Head::Sealed(start..end))
 }
 
-fn greatest(max_message: u32) -> u64 {
+fn max_sealed(max_message: u32) -> u64 {
     u64::from(LEAST) + u64::from(max_message)
 }
 
@@ -125,7 +125,7 @@ fn frame_length(length: u64, max_message: u32) -> ConnectionError {
     ConnectionError::FrameLength {
         length,
         min: LEAST,
-        max: greatest(max_message),
+        max: max_sealed(max_message),
     }
 }
 

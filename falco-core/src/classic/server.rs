@@ -250,7 +250,7 @@ impl<L: ReplayCache, C: Crypto> Keyed<ServerSide> for ClassicKey<L, C> {
     }
 
     fn buffer_sizes(settings: &Settings) -> BufferSizes {
-        let message = layout::most(settings);
+        let message = layout::max_body(settings);
         BufferSizes {
             unread: layout::request_size(message).max(HELLO_LENGTH),
             output: layout::answer_size(message),

@@ -110,7 +110,7 @@ impl<B> AnswerQueue<B> {
         self.early = None;
     }
 
-    /// Releases memory if no answer has a turn.
+    /// Releases the memory of the queue if it is empty.
     pub(super) fn shrink(&mut self) {
         if self.queue.is_empty() {
             self.queue = SendQueue::new();

@@ -121,8 +121,8 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     }
 
     /// Whether there is nothing to seal: a call of [`seal`](Self::seal) returns 0, unless a
-    /// deadline has passed. After a long output this is `false`, because only the next call of `seal` counts
-    /// that output as accepted.
+    /// deadline has passed. After a long output this is `false`, because only the next call of
+    /// `seal` counts that output as accepted.
     #[must_use]
     pub fn all_sealed(&self) -> bool {
         self.output == 0
