@@ -261,7 +261,7 @@ impl Server {
     where
         H: Fn(Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     {
-        let (conn, stream) = connection::prepare(&self.service, Box::new(stream), handlers.take_streams())?;
+        let (conn, stream) = connection::prepare(&self.service, Box::new(stream), handlers.takes_streams())?;
         let permit = self.service.admission.guest(conn);
         connection::serve_guest(&self.service, permit, stream, handlers)
     }

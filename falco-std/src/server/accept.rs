@@ -114,7 +114,7 @@ where
     fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, source: Source) {
         let socket = SharedSocket::new(socket);
         // This fails only for lack of memory or file descriptors.
-        let (boxed, streams) = (Box::new(socket.clone()), self.handlers.take_streams());
+        let (boxed, streams) = (Box::new(socket.clone()), self.handlers.takes_streams());
         let Ok((conn, stream)) = connection::prepare(self.service, boxed, streams) else {
             self.short = true;
             return;

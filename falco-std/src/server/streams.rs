@@ -118,7 +118,7 @@ impl<H> Handlers<H> {
         })
     }
 
-    pub(super) fn take_streams(&self) -> bool {
+    pub(super) fn takes_streams(&self) -> bool {
         self.streams.is_some()
     }
 

@@ -95,7 +95,7 @@ impl Listener {
     }
 
     /// Accepts a connection. Its socket is [set up](Socket::set_up) only when the connection is
-    /// established. A connection that ends before costs less then.
+    /// established, so that one that ends earlier costs less.
     async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
@@ -175,7 +175,7 @@ pub(super) type PassedIn = Pin<Box<dyn Future<Output = io::Result<ConnectionErro
 /// A connection that counts towards no limit, on a stream that the user passed in.
 pub(super) fn guest<H: Handler>(stream: impl Stream + 'static, handlers: &Arc<Handlers<H>>) -> io::Result<PassedIn> {
     let service = &handlers.service;
-    let machine = machine(service, handlers.take_streams())?;
+    let machine = machine(service, handlers.takes_streams())?;
     let control = Arc::new(Control::new(None));
     let number = service.registry.admit_guest(&control);
     let socket = Socket::Other(Box::new(stream));
@@ -233,7 +233,7 @@ async fn admit<H: Handler>(
             () = service.registry.stopping() => return Ok(None),
             () = service.registry.room(source) => {}
         }
-        let machine = machine(service, handlers.take_streams())?;
+        let machine = machine(service, handlers.takes_streams())?;
         let control = Arc::new(Control::new(peer));
         match service.registry.admit(&control, source) {
             Admitted::As { number } => {

@@ -112,7 +112,7 @@ impl<H: Handler> Connection<H> {
     ) -> Self {
         Self {
             line: Line::new(socket),
-            mux: mux(machine, &handlers.service, handlers.take_streams()),
+            mux: mux(machine, &handlers.service, handlers.takes_streams()),
             control,
             running: Running::default(),
             frame: None,

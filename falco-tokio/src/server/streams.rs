@@ -129,8 +129,8 @@ impl StreamRequest {
 
 type Streaming = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>>;
 
-/// What the connections of a server share: its state, and its handlers, for requests and, if it
-/// takes any, for open ones.
+/// What the connections of a server share: its state, its handler of requests, and its handler of
+/// open requests, if it has one.
 pub(crate) struct Handlers<H> {
     pub(super) service: Arc<Service>,
     pub(super) handler: H,
@@ -163,7 +163,7 @@ impl<H> Handlers<H> {
         })
     }
 
-    pub(super) fn take_streams(&self) -> bool {
+    pub(super) fn takes_streams(&self) -> bool {
         self.streams.is_some()
     }
 
@@ -180,7 +180,7 @@ impl<H> Handlers<H> {
     }
 }
 
-impl Handlers<Nothing> {
+impl Handlers<NoHandler> {
     /// One handler for requests of both kinds.
     pub(super) fn all<S, F>(service: &Arc<Service>, streams: S) -> Arc<Self>
     where
@@ -190,7 +190,7 @@ impl Handlers<Nothing> {
         let streams = move |request| -> Streaming { Box::pin(streams(request)) };
         Arc::new(Self {
             service: Arc::clone(service),
-            handler: Nothing,
+            handler: NoHandler,
             streams: Some(Box::new(streams)),
             all_stream: true,
         })
@@ -215,9 +215,9 @@ impl Server {
 }
 
 /// In the place of a handler of whole requests. It is never called.
-pub(super) struct Nothing;
+pub(super) struct NoHandler;
 
-impl Handler for Nothing {
+impl Handler for NoHandler {
     type Answer = Bytes;
     type Future = Ready<Result<Bytes, HandlerError>>;
 
@@ -232,7 +232,7 @@ impl<H> fmt::Debug for Handlers<H> {
     }
 }
 
-/// The running handler of an open request. The body that it returns means nothing.
+/// The running handler of an open request. It returns an empty body, which is ignored.
 pub(super) struct StreamHandler(Streaming);
 
 impl Future for StreamHandler {
