@@ -171,7 +171,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     #[must_use]
     pub const fn is_given_up(&mut self) -> bool {
         self.notified = false;
-        self.wants_no_input() || (self.writer_gone && !self.finished)
+        self.discards_input() || (self.writer_gone && !self.finished)
     }
 
     /// The handler has ended, and another task will call [`handled`](super::ServerMux::handled).
@@ -218,7 +218,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
         self.is_whole && !self.answering && self.will_finish()
     }
 
-    pub(super) const fn wants_no_input(&self) -> bool {
+    pub(super) const fn discards_input(&self) -> bool {
         self.reader_gone && !matches!(self.input, Some(Ok(())))
     }
 
@@ -270,8 +270,8 @@ impl<E: Clone + From<StreamError>> Halves<E> {
 
 /// Methods for the halves.
 impl<E: Clone + From<StreamError>> Halves<E> {
-    /// Whether the request of a client has begun; `None` before. If the connection takes nothing
-    /// more, returns why.
+    /// Whether the request of a client has begun: `None` if it has not, and an error if it has
+    /// failed.
     pub fn begun(&self) -> Option<Result<(), E>> {
         self.begun.then(|| match &self.input {
             Some(Err(why)) => Err(why.clone()),
@@ -303,7 +303,7 @@ impl<E: Clone + From<StreamError>> Halves<E> {
     pub fn drop_reader(&mut self) -> bool {
         self.reader_gone = true;
         self.taken += core::mem::take(&mut self.unread);
-        self.wants_no_input() && self.notify()
+        self.discards_input() && self.notify()
     }
 
     /// Whether there is room for more bytes of the writer.

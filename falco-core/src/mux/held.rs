@@ -154,7 +154,7 @@ impl Held {
     }
 
     /// The bytes of the shared bound that are taken by requests that were not handed over. The
-    /// second number is those of windows among them.
+    /// second number counts only their windows.
     pub(super) fn own_bytes(&self) -> (usize, usize) {
         let own = || self.rows.iter().filter(|row| !row.is_handed && !row.is_released);
         let windows = own().filter(|row| row.is_window).map(Row::shared).sum();

@@ -86,7 +86,7 @@ impl Round {
 ///   If all servers would be skipped, the one is tried that would be skipped for the shortest time.
 /// - A round that has failed as a whole counts as one failed attempt for
 ///   [`ConnectAttempts`](super::ConnectAttempts).
-/// - A round [of a new key](Round::of_new_key) tries all servers. It tries those last that would be
+/// - A round [of a new key](Round::of_new_key) tries all servers. It tries last those that would be
 ///   skipped. A server that fails is not skipped afterwards, because it may only lack the new key.
 ///
 /// ```
@@ -130,7 +130,7 @@ impl Servers {
     }
 
     /// Begins the next attempt of a round, at the server that is returned. `None` if no attempt may
-    /// begin now; that is never so if none [is in progress](Round::is_running).
+    /// begin now. If none [is in progress](Round::is_running), one may always begin.
     pub fn begin(&self, round: &mut Round, now: Instant) -> Option<usize> {
         if round.is_running() && now < round.next_at {
             return None;
@@ -201,17 +201,17 @@ impl Servers {
     }
 
     /// Reports that an established connection to a server has ended with `end`, or, without one,
-    /// that its stream has failed. Unless the connection has drained, the server may have crashed
-    /// or be out of reach, and is not tried for a while, as after a failed attempt. `below` returns
-    /// a random number that is less than its argument.
+    /// that its stream has failed. Unless the end is [orderly](ConnectionError::is_orderly), the
+    /// server may have crashed or be out of reach, and is not tried for a while, as after a failed
+    /// attempt. `below` returns a random number that is less than its argument.
     pub fn lost(&mut self, server: usize, end: Option<ConnectionError>, now: Instant, below: impl FnOnce(u64) -> u64) {
         if !end.is_some_and(ConnectionError::is_orderly) {
             self.failed(server, now, below);
         }
     }
 
-    /// Reports that an attempt at a server that belongs to no round has failed. `below` returns a
-    /// random number that is less than its argument.
+    /// Reports that an attempt at a server has failed, and that this attempt belongs to no round.
+    /// `below` returns a random number that is less than its argument.
     pub fn failed(&mut self, server: usize, now: Instant, below: impl FnOnce(u64) -> u64) {
         if let Some(known) = self.known.get_mut(server) {
             known.failed = known.failed.saturating_add(1);
@@ -221,7 +221,7 @@ impl Servers {
         }
     }
 
-    /// Reports that a handshake with a server has completed that belongs to no round.
+    /// Reports that a handshake with a server has completed, and that it belongs to no round.
     pub fn established(&mut self, server: usize) {
         if let Some(known) = self.known.get_mut(server) {
             known.failed = 0;

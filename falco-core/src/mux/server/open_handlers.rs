@@ -60,7 +60,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         next: impl FnMut() -> Option<B>,
     ) {
         let (taken, waits) = halves.take_reading();
-        if halves.wants_no_input() {
+        if halves.discards_input() {
             if !core::mem::replace(&mut halves.discarded, true) {
                 self.discard(id);
             }

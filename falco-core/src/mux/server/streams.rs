@@ -187,9 +187,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         Some(ServerStep::Opened { id, body })
     }
 
-    /// Refuses an open request as busy that no handler has received, because the caller has no room
-    /// for its handler. Call it only before [credit](Self::credit) was given for the request and
-    /// before its answer has begun.
+    /// Refuses an open request as busy, because the caller has no room for its handler. Call it
+    /// only before a handler has received the request, [credit](Self::credit) was given for it, or
+    /// its answer has begun.
     pub fn refuse_open(&mut self, id: RequestId) {
         self.end_handler(id);
         if let Some(streams) = &mut self.streams {
@@ -308,10 +308,9 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// has ended, call it for all that is left, so that it counts.
     ///
     /// A chunk counts whole towards the bounds on answers until its last byte is sealed, also while
-    /// it waits for credit. So a chunk may not keep more memory than its bytes, such as those of a
-    /// longer buffer that it is a piece of. An answer that is collected for the client is refused
-    /// as too large if the connection holds more than [`max_held`](crate::Settings::max_held) with
-    /// it.
+    /// it waits for credit. So a chunk must not keep more memory than its bytes, as a piece of a
+    /// longer buffer does. An answer that is collected for the client is refused as too large if
+    /// the connection holds more than [`max_held`](crate::Settings::max_held) with it.
     ///
     /// # Errors
     /// [`StreamError`]. The chunk is dropped.
