@@ -65,8 +65,8 @@
 //! otherwise it is 1, and the rest is the reason as text. After the 0 come the bytes of the
 //! target's socket, in pieces: the length of a piece in four bytes, big-endian, and the piece. A
 //! piece of length 0 means that they end there. The answer itself ends only when both directions
-//! have ended. If it ends earlier, or with further bytes, the target's socket has failed. The bytes
-//! before that are those that had arrived from it.
+//! have ended. If it ends earlier, or with further bytes, the target's socket has failed. The
+//! pieces before that are what had arrived from the socket.
 
 mod idle;
 mod incoming;
@@ -146,9 +146,8 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// How long nothing may be carried in either direction, from [`join`](Self::join) on. It then
-    /// fails with [`TimedOut`](io::ErrorKind::TimedOut). Without a limit by default: a stream may
-    /// be silent for as long as its sides like.
+    /// How long [`join`](Self::join) may carry nothing in either direction. After that it fails
+    /// with [`TimedOut`](io::ErrorKind::TimedOut). No limit by default.
     pub const fn idle_timeout(mut self, limit: Option<Duration>) -> Self {
         self.idle_timeout = limit;
         self
@@ -157,8 +156,8 @@ impl Tunnel {
     /// Carries bytes between `socket` and the target until both directions have ended. Shuts the
     /// socket's sending half down where the target's bytes end.
     ///
-    /// If the socket fails while the server takes no more of its bytes, or after it has ended what
-    /// it sends, only [`join_halves`](Self::join_halves) notices that at once.
+    /// If the socket fails while the server takes no more of its bytes, or after the socket's last
+    /// byte, only [`join_halves`](Self::join_halves) notices that at once.
     ///
     /// # Errors
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) with the server's reason if it has
