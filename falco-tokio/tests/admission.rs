@@ -200,6 +200,12 @@ async fn connections_that_are_closed_at_once_do_not_fill_the_log() {
     let text = log.text();
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.contains("there is no place"), "{text}");
+    drop(client);
+    server.stop().await;
+    let text = log.text();
+    let counted = "closed a connection at once: further warnings were left out left_out=199";
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.trim_end().ends_with(counted), "{text}");
 }
 
 /// A server that is flooded drops a connection before its welcome; a client that it has never let

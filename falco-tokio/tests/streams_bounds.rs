@@ -250,6 +250,7 @@ async fn handlers_that_fail_after_their_answers_do_not_fill_the_log() {
 /// What handlers have left behind has no room: their answers are cut off, and clients are told why.
 #[tokio::test]
 async fn an_answer_without_room_is_cut_off() {
+    let (log, _guard) = Log::warnings();
     let server = Streaming::start(
         server().streams(16 << 10, 2).max_answers(256 << 10),
         |mut request: StreamRequest| async move {
@@ -273,6 +274,16 @@ async fn an_answer_without_room_is_cut_off() {
         );
     }
     server.stop().await;
+    // The clients accept such answers.
+    let text = log.text();
+    assert!(!text.contains("larger than the client accepts"), "{text}");
+    let (mut logged, mut left_out) = (0, 0);
+    for line in text.lines().filter(|line| line.contains("dropped an answer: ")) {
+        let (_, count) = line.split_once("left_out=").unwrap();
+        left_out += count.split(' ').next().unwrap().parse::<u64>().unwrap();
+        logged += u64::from(!line.contains("further warnings were left out"));
+    }
+    assert_eq!(logged + left_out, 20, "{text}");
 }
 
 /// Its request has ended, so nothing more of the body arrives.

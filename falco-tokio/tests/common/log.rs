@@ -2,11 +2,15 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each suite uses some of it")]
 
 use std::io::{Result, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use tracing::Level;
-use tracing::subscriber::DefaultGuard;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
+use tracing::{Dispatch, Level};
 use tracing_subscriber::fmt::format::FmtSpan;
+
+/// A second subscriber of the process. While there is only one, an event that another thread logs
+/// first is disabled for all threads.
+static SECOND: OnceLock<Dispatch> = OnceLock::new();
 
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
@@ -15,6 +19,7 @@ impl Log {
     /// Everything from `level` on that this thread logs until the guard is dropped, with these
     /// events of spans.
     pub(crate) fn capture(level: Level, spans: FmtSpan) -> (Self, DefaultGuard) {
+        SECOND.get_or_init(|| Dispatch::new(NoSubscriber::new()));
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()

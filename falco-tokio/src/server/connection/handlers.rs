@@ -118,7 +118,7 @@ impl<H: Handler> Connection<H> {
                     && !matches!(failure, Some(NoAnswer::Failed(_)))
                 {
                     warn_limited!(
-                        warnings.too_large,
+                        warnings.no_room,
                         request = number,
                         "dropped an answer: too many bytes of answers are queued"
                     );
