@@ -42,6 +42,21 @@ fn header(version: u8) -> Vec<u8> {
     bytes
 }
 
+/// The longest header that a server reads.
+const LONGEST: usize = 16 << 10;
+
+/// A header of this length, whose last extension is of this type.
+fn with_extension(kind: u8, length: usize) -> Vec<u8> {
+    let mut bytes = header(2);
+    let extension = u16::try_from(length - bytes.len() - 3).unwrap();
+    bytes.push(kind);
+    bytes.extend(extension.to_be_bytes());
+    bytes.resize(length, b'x');
+    let all = u16::try_from(length - 16).unwrap();
+    bytes.splice(14..16, all.to_be_bytes());
+    bytes
+}
+
 /// What a client is told its address is, behind a proxy that sends this first, in pieces.
 async fn seen(server: &Running, first: &[u8], piece: usize) -> Result<String, falco_tokio::Error> {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
@@ -72,6 +87,22 @@ async fn a_trusted_proxy_names_the_client() {
     assert!(seen(&server, &local, 99).await.unwrap().starts_with("Some(127.0.0.1:"));
     let unknown = b"PROXY UNKNOWN\r\n";
     assert!(seen(&server, unknown, 99).await.unwrap().starts_with("Some(127.0.0.1:"));
+    server.stop().await;
+}
+
+/// Such as those of `HAProxy` with `send-proxy-v2-ssl-cn`, and certificates of clients.
+#[tokio::test]
+async fn a_header_may_have_long_extensions() {
+    const SSL: u8 = 0x20;
+    let server = start(proxied()).await;
+    let named = format!("Some({CLIENT})");
+    for length in [300, 511, 512, 513, 2048, 2049, 9000, LONGEST] {
+        let header = with_extension(SSL, length);
+        for piece in [length, length.div_ceil(3)] {
+            assert_eq!(seen(&server, &header, piece).await.unwrap(), named, "{length} {piece}");
+        }
+    }
+    assert!(seen(&server, &with_extension(SSL, LONGEST + 1), 99_999).await.is_err());
     server.stop().await;
 }
 
@@ -123,9 +154,11 @@ async fn a_proxy_without_headers_is_in_the_log_and_does_not_fill_it() {
         server.stop().await;
         log.text().lines().map(str::to_owned).collect::<Vec<_>>()
     };
+    let too_long = with_extension(2, LONGEST + 1);
     for (first, message) in [
         (&b"PROXY nonsense\r\n"[..], "it has no PROXY header"),
         (b"PROXY TCP4 203", "its PROXY header has not arrived"),
+        (&too_long, "its PROXY header is longer than 16,384 bytes"),
     ] {
         let lines = lines(first, true).await;
         let (mut logged, mut left_out) = (0, 0);

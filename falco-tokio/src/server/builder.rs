@@ -227,10 +227,10 @@ impl ServerBuilder {
     /// Trusts the proxies in a network: all addresses whose first `bits` bits are those of
     /// `network`. Connections from there have to begin with a header of the PROXY protocol, version
     /// 1 or 2, which names the client: it is the [`peer`](crate::Request::peer) of requests and
-    /// logs, and what limits per source count. Without a header within the handshake timeout, such
-    /// a connection is closed, and a warning is logged. On other connections no header is accepted.
-    /// By default no proxy is trusted. Unix sockets have no address, and no header is read from
-    /// them.
+    /// logs, and what limits per source count. Without a header within the handshake timeout, or
+    /// with one that is longer than 16 KiB, such a connection is closed, and a warning is logged.
+    /// On other connections no header is accepted. By default no proxy is trusted. Unix sockets
+    /// have no address, and no header is read from them.
     ///
     /// A connection counts towards [`max_connections`](Self::max_connections) once its header has
     /// been read. In addition, [`max_half_open`](Self::max_half_open) + 64 connections may wait for

@@ -67,7 +67,6 @@ impl Headers {
 #[cfg(feature = "proxy-protocol")]
 mod reader {
     use core::net::SocketAddr;
-    use std::io;
     use std::sync::Arc;
 
     use tokio::sync::Semaphore;
@@ -75,7 +74,7 @@ mod reader {
     use tracing::debug;
 
     use super::super::Service;
-    use super::super::proxied::client_of;
+    use super::super::proxied::{NoClient, client_of};
     use super::super::warning::warn_limited;
     use super::Named;
     use crate::socket::Socket;
@@ -113,16 +112,22 @@ mod reader {
             let (to, service) = (self.to.clone(), Arc::clone(&self.service));
             tokio::spawn(async move {
                 let (limit, warnings) = (service.settings.handshake_timeout(), &service.warnings);
-                match tokio::time::timeout(limit, client_of(&mut stream, proxy)).await {
+                let read = tokio::time::timeout(limit, client_of(&mut stream, proxy));
+                let warnings = &warnings.header;
+                match read.await {
                     Ok(Ok(client)) => _ = to.send((Socket::Tcp(stream), client)).await,
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                        warn_limited!(warnings.header, %proxy, "closed a connection: it has no PROXY header");
+                    Ok(Err(NoClient::NoHeader)) => {
+                        warn_limited!(warnings, %proxy, "closed a connection: it has no PROXY header");
+                    }
+                    Ok(Err(NoClient::TooLong)) => {
+                        warn_limited!(warnings, %proxy, "closed a connection: its PROXY header is longer than 16,384 bytes");
                     }
                     // A health check of the proxy may end like this.
-                    Ok(Err(error)) => debug!(%proxy, %error, "a connection ended before its PROXY header"),
+                    Ok(Err(NoClient::Io(error))) => {
+                        debug!(%proxy, %error, "a connection ended before its PROXY header");
+                    }
                     Err(_) => {
-                        let limit = &warnings.header;
-                        warn_limited!(limit, %proxy, "closed a connection: its PROXY header has not arrived");
+                        warn_limited!(warnings, %proxy, "closed a connection: its PROXY header has not arrived");
                     }
                 }
                 drop(reading);

@@ -10,8 +10,11 @@ use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// The longest header that is read, with its extensions. Proxies send far less.
-const LONGEST: usize = 2048;
+/// The longest header that is read, with its extensions, which may be certificates of clients. It
+/// is the default size of the buffers of `HAProxy`. A warning has this number.
+const LONGEST: usize = 16 << 10;
+/// As much of a header as is looked at first. One with addresses alone has at most 232 bytes.
+const USUAL: usize = 512;
 /// How long to wait for the rest of a header before the next look at the socket. Proxies send the
 /// header in one piece.
 const RETRY_INTERVAL: Duration = Duration::from_millis(2);
@@ -42,24 +45,37 @@ impl Proxies {
     }
 }
 
+/// Why the header of a connection could not be read.
+#[derive(Debug)]
+pub(super) enum NoClient {
+    /// The first bytes are not a header.
+    NoHeader,
+    /// The header is longer than [`LONGEST`].
+    TooLong,
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection has ended without a byte,
+    /// as when the proxy checks whether the port is open.
+    Io(io::Error),
+}
+
+impl From<io::Error> for NoClient {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// Reads the header of a connection, and returns the address of the client. If the header has no
 /// address, as in a health check of the proxy, it is that of the proxy.
-///
-/// # Errors
-/// [`InvalidData`](io::ErrorKind::InvalidData) if the first bytes are not a header;
-/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection ends without a byte, as when
-/// the proxy checks whether the port is open.
-pub(super) async fn client_of(stream: &mut TcpStream, proxy: SocketAddr) -> io::Result<SocketAddr> {
+pub(super) async fn client_of(stream: &mut TcpStream, proxy: SocketAddr) -> Result<SocketAddr, NoClient> {
     let config = ParseConfig {
         include_tlvs: false,
         ..ParseConfig::default()
     };
-    let mut bytes = [0; LONGEST];
+    let mut bytes = vec![0; USUAL];
     loop {
         let count = stream.peek(&mut bytes).await?;
         let arrived = bytes.get(..count).unwrap_or_default();
         if arrived.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         match ProxyHeader::parse(arrived, config) {
             Ok((header, length)) => {
@@ -68,10 +84,12 @@ pub(super) async fn client_of(stream: &mut TcpStream, proxy: SocketAddr) -> io::
                 stream.read_exact(header).await?;
                 return Ok(client);
             }
-            Err(proxy_header::Error::BufferTooShort) if count < LONGEST => {
+            Err(proxy_header::Error::BufferTooShort) if count < bytes.len() => {
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
-            Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+            Err(proxy_header::Error::BufferTooShort) if count < LONGEST => bytes.resize(LONGEST, 0),
+            Err(proxy_header::Error::BufferTooShort) => return Err(NoClient::TooLong),
+            Err(_) => return Err(NoClient::NoHeader),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Warnings {
     pub(crate) no_place: WarningLimit,
     /// A connection could not be set up.
     pub(crate) setup: WarningLimit,
-    /// A trusted proxy sent no header.
+    /// A trusted proxy sent no header, or one that is too long.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) header: WarningLimit,
     /// A hello did not decrypt, or was replayed.
