@@ -10,8 +10,12 @@ use std::path::Path;
 /// The level of an event, and its message.
 type Events = BTreeSet<(String, String)>;
 
-/// The macros that log, with their levels. One that is limited is a warning if it is due.
-const MACROS: [(&str, &str); 6] = [
+/// The macros that log, with their levels, and the functions of the tool that write a message. A
+/// macro that is limited logs a warning if it is due.
+const CALLS: [(&str, &str); 9] = [
+    ("error(&", "ERROR"),
+    ("warn(&", "WARN"),
+    ("tell(&", "INFO"),
     ("warn_limited!(", "WARN"),
     ("error!(", "ERROR"),
     ("warn!(", "WARN"),
@@ -20,27 +24,32 @@ const MACROS: [(&str, &str); 6] = [
     ("trace!(", "TRACE"),
 ];
 
-/// The events that a source file logs, without its tests. The message is the last literal among the
-/// arguments.
+/// The events that a source file logs, without its tests. The message is the last literal among
+/// the arguments of a macro, and the first among those of a function. A function may take a message
+/// that has no literal.
 fn logged(code: &str) -> Events {
     let code = code.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
     let mut events = Events::new();
-    for (name, level) in MACROS {
+    for (name, level) in CALLS {
         for (at, _) in code.match_indices(name) {
             // Another macro, whose name ends like this.
             if code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_') {
                 continue;
             }
-            let arguments = arguments(&code[at + name.len()..]);
-            // The definition of a macro has no message of its own.
-            if arguments.contains('$') {
+            let (is_function, arguments) = (name.ends_with('&'), arguments(&code[at + name.len()..]));
+            // The definition of a macro has no message of its own, and a list is no message.
+            if arguments.contains('$') || (is_function && arguments.starts_with('[')) {
                 continue;
             }
-            let literals = arguments.split('"').skip(1).step_by(2);
-            let message = literals.last();
+            let mut literals = arguments.split('"').skip(1).step_by(2);
+            let message = if is_function {
+                literals.next().or(Some("{message}"))
+            } else {
+                literals.last()
+            };
             let message = message.unwrap_or_else(|| panic!("no message in {name}{arguments}"));
-            // Text that comes from elsewhere.
-            if matches!(message, "{message}" | "{line}") {
+            // The functions themselves, and lines of commands.
+            if !is_function && matches!(message, "{message}" | "{line}") {
                 continue;
             }
             events.insert((level.to_owned(), message.to_owned()));
@@ -72,7 +81,7 @@ fn documented(page: &str) -> Events {
     for line in page.lines() {
         let mut cells = line.split(" | ");
         let level = cells.next().and_then(|cell| cell.strip_prefix("| "));
-        let Some(level) = level.filter(|level| MACROS.iter().any(|(_, other)| other == level)) else {
+        let Some(level) = level.filter(|level| CALLS.iter().any(|(_, other)| other == level)) else {
             continue;
         };
         let messages = cells
@@ -121,7 +130,7 @@ fn the_page_has_each_log_event_at_its_level_and_no_other() {
 
 #[test]
 fn the_page_of_the_tool_has_each_of_its_log_events_and_no_other() {
-    compare("falco-tokio/src/bin/falco", "docs/tool.md", 15);
+    compare("falco-tokio/src/bin/falco", "docs/tool.md", 30);
 }
 
 #[test]
@@ -135,8 +144,17 @@ fn events_are_found_in_code() {
         warn!(left_out, $($fields)+)
         warn_span!("no event");
         info!(target: TOLD, "{message}");
+        log::tell(&format_args!("five {}", counted(5, "line")));
+        self::error(&message);
+        supervisor::tell(&["no event"]);
     "#;
-    let events = [("DEBUG", "one (or two)"), ("WARN", "three"), ("WARN", "four")];
+    let events = [
+        ("DEBUG", "one (or two)"),
+        ("WARN", "three"),
+        ("WARN", "four"),
+        ("INFO", "five {}"),
+        ("ERROR", "{message}"),
+    ];
     let events = events.map(|(level, message)| (level.to_owned(), message.to_owned()));
     assert_eq!(logged(code), Events::from(events));
 }

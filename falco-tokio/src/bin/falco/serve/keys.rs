@@ -112,11 +112,11 @@ impl Keys {
         } else {
             changes.join(", ")
         };
-        let message = format!("read the keys again: {changes}; {}", counted(count, "key"));
+        let keys = counted(count, "key");
         if all_added {
-            log::tell(&message);
+            log::tell(&format_args!("read the keys again: {changes}; {keys}"));
         } else {
-            log::warn(&message);
+            log::warn(&format_args!("read the keys again: {changes}; {keys}"));
         }
     }
 }
