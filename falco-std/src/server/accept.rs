@@ -183,9 +183,9 @@ where
     /// The system lacks memory or file descriptors: drops a half-open connection that is late, and
     /// waits until a connection has ended, for a pause at most.
     fn relieve_shortage(&mut self) {
-        let (until, left) = (Instant::now() + self.pause, self.service.admission.left());
+        let (until, ended) = (Instant::now() + self.pause, self.service.admission.ended());
         self.pause = (self.pause * 2).min(PAUSES.1);
-        while let Some(shortage) = self.service.admission.drop_late(left) {
+        while let Some(shortage) = self.service.admission.drop_late(ended) {
             self.silent.remove(&shortage.dropped);
             let limit = until.saturating_duration_since(Instant::now());
             if limit.is_zero() {

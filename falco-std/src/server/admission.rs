@@ -39,7 +39,7 @@ struct State {
     /// when another half-open connection may be dropped.
     changes: u64,
     /// How many connections have ended.
-    left: u64,
+    ended: u64,
     deadline: Option<Instant>,
     /// Connections that the deadline has cut, and their unanswered requests.
     cut: (u64, u64),
@@ -65,7 +65,7 @@ impl Admission {
                 admitted: mux::Admission::new(limits, seed),
                 waited_for: false,
                 changes: 0,
-                left: 0,
+                ended: 0,
                 deadline: None,
                 cut: (0, 0),
             }),
@@ -106,12 +106,12 @@ impl Admission {
     }
 
     /// Call it if the system is short of memory or file descriptors. Drops a half-open connection
-    /// that is late. `left` is an earlier result of [`left`](Self::left). Returns `None` if a
+    /// that is late. `ended` is an earlier result of [`ended`](Self::ended). Returns `None` if a
     /// connection has ended since then, because there may be enough again, or if the server shuts
     /// down, because accepting then fails without a shortage.
-    pub(super) fn drop_late(&self, left: u64) -> Option<Shortage> {
+    pub(super) fn drop_late(&self, ended: u64) -> Option<Shortage> {
         let mut state = self.lock();
-        state.waited_for = !state.admitted.is_stopping() && state.left == left;
+        state.waited_for = !state.admitted.is_stopping() && state.ended == ended;
         if !state.waited_for {
             return None;
         }
@@ -123,8 +123,8 @@ impl Admission {
     }
 
     /// How many connections have ended.
-    pub(super) fn left(&self) -> u64 {
-        self.lock().left
+    pub(super) fn ended(&self) -> u64 {
+        self.lock().ended
     }
 
     /// Waits until something has changed since a [`Shortage`], for `limit` at most.

@@ -15,9 +15,9 @@ use tokio::net::{UnixStream, unix};
 ///
 /// The halves of Tokio's sockets implement it.
 pub trait Watched: AsyncRead + Unpin {
-    /// Waits until the socket has failed. If the other end of the socket has only ended what it
-    /// sends, that is no failure. Bytes that arrived before the failure can still be read; behind
-    /// them an end may be read instead of the error.
+    /// Waits until the socket has failed. If the other end has only shut down its sending half,
+    /// that is no failure. Bytes that arrived before the failure can still be read. After them, a
+    /// read may return the end of the stream instead of the error.
     fn failed(&self) -> impl Future<Output = io::Error> + Send;
 }
 

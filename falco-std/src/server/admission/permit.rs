@@ -150,7 +150,7 @@ impl Drop for Permit {
         let admission = &self.place.admission;
         let mut state = admission.lock();
         let removed = state.conns.remove(&self.place.number);
-        state.left += 1;
+        state.ended += 1;
         state.changes += 1;
         drop(state);
         drop(removed);
