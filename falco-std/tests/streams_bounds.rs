@@ -251,7 +251,7 @@ fn an_error_is_returned_again_by_collect() {
     server.stop();
 }
 
-/// What handlers have left behind has no room: their answers are cut off, and clients are told why.
+/// Unsent bytes of ended handlers have no room: their answers are cut off, and clients learn why.
 #[test]
 fn an_answer_without_room_is_cut_off() {
     let server = Streaming::start(

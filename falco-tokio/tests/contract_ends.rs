@@ -141,8 +141,8 @@ async fn a_shutdown_with_a_limit_says_what_it_cut() {
     }
 }
 
-/// The server reads less than the client has sent. The end of the stream is no reset all the same,
-/// so a client knows that nothing was processed.
+/// The server reads less than the client has sent. Even so, the stream ends without a reset, so a
+/// client knows that nothing was processed.
 #[tokio::test]
 async fn a_client_without_the_key_is_not_reset() {
     let noise = Running::echo(Server::builder(key(1))).await;

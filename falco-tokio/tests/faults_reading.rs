@@ -22,7 +22,7 @@ const PEERS: u64 = 10;
 /// Bytes of a request, and of its answer.
 const LARGE: usize = 60_000;
 /// So many bytes of answers may be queued for one peer, and then no request of it is handled. So
-/// many bytes of requests are read all the same, and then it is read no more.
+/// many bytes of requests are still read, and then reading stops.
 const MAX_MESSAGE: u32 = 256 << 10;
 /// What the system holds of a connection that is not read, on both sides, is a few MiB at the most;
 /// so many answers are enough to fill it. A peer may ask 1024 times.

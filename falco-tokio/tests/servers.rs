@@ -161,7 +161,7 @@ async fn no_request_waits_for_a_connection_while_there_is_another() {
         client.request_within("x", Duration::from_secs(3)).await.unwrap();
     }
     client.ping().await.unwrap();
-    // It was begun all the same.
+    // It was begun nevertheless.
     let attempted = tokio::time::timeout(Duration::from_secs(10), hangs.accept()).await;
     attempted.expect("the other server is tried").unwrap();
     good.stop().await;

@@ -247,7 +247,7 @@ async fn handlers_that_fail_after_their_answers_do_not_fill_the_log() {
     assert!((10..=50).contains(&count), "{count} lines: {text}");
 }
 
-/// What handlers have left behind has no room: their answers are cut off, and clients are told why.
+/// Unsent bytes of ended handlers have no room: their answers are cut off, and clients learn why.
 #[tokio::test]
 async fn an_answer_without_room_is_cut_off() {
     let (log, _guard) = Log::warnings();

@@ -351,7 +351,7 @@ async fn a_slow_upload_of_large_requests_is_not_cut_off() {
     serving.await.unwrap().unwrap();
 }
 
-/// What keeps a connection alive is bounded all the same: a write that makes no progress ends it.
+/// What keeps a connection alive is still bounded: a write that makes no progress ends it.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_pings_and_never_reads_is_gone_a_lifetime_after_its_stream_is_full() {
     use falco_core::noise::{FixedTable, NoiseClient};

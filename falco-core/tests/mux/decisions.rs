@@ -80,7 +80,7 @@ fn a_connection_is_closed_for_the_first_of_three_reasons() {
         Some(MustClose::OverLimit),
     );
     let key = Some(key_id(1));
-    // A guest is not counted, and is closed all the same.
+    // A guest is not counted, but is closed as well.
     for guest in [false, true] {
         let mut admission = Admission::new(limits, 1);
         for number in 0..5 {

@@ -246,7 +246,7 @@ fn a_client_without_a_window_gets_an_open_answer_whole_or_a_refusal() {
     for (length, fits) in [(100_000, true), (100_001, false)] {
         let mut duo = Duo::new(&client, &settings());
         duo.request(1, b"?");
-        // It may send open requests all the same.
+        // It may still send open requests.
         duo.open(2);
         duo.client.finish_body(2).unwrap();
         duo.settle();
