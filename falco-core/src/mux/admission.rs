@@ -42,8 +42,8 @@ const MAX_IN_PROGRESS: usize = 1024;
 /// At most 1,024 handshakes are in progress at once: connections with a hello, and those that the
 /// server has not read yet. Further connections wait.
 ///
-/// A connection can be selected only after [`waits`](Self::waits), so none is dropped because the
-/// server is slow.
+/// A connection can be selected only after [`all_read`](Self::all_read), so none is dropped because
+/// the server is slow.
 ///
 /// ```
 /// use falco_core::Instant;
@@ -53,10 +53,10 @@ const MAX_IN_PROGRESS: usize = 1024;
 /// for number in [1, 2] {
 ///     let mut selected = admission.admit(number, Source::NONE, now).expect("there is room");
 ///     assert_eq!(selected.next(), None);
-///     assert_eq!(admission.waits(number, now), None);
+///     assert_eq!(admission.all_read(number, now), None);
 /// }
 /// assert!(admission.hello(1, 0x5EED));
-/// assert_eq!(admission.waits(1, now), None);
+/// assert_eq!(admission.all_read(1, now), None);
 /// assert!(!admission.has_room() && admission.may_have_room_later());
 /// let later = Instant::from_millis(20);
 /// assert_eq!(admission.select(later, Some(Source::NONE)), Some(2), "it has sent nothing");
@@ -231,8 +231,8 @@ impl Admission {
     }
 
     /// Reports that bytes have arrived from a connection that was selected, which is therefore not
-    /// dropped. It becomes a candidate again at the next [`waits`](Self::waits), with the same age
-    /// as before.
+    /// dropped. It becomes a candidate again at the next [`all_read`](Self::all_read), with the
+    /// same age as before.
     pub fn keep(&mut self, number: u64) {
         if let Some(half_open) = self.unqueue(number) {
             self.set(number, half_open);

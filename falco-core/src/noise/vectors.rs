@@ -227,7 +227,7 @@ fn a_server_reads_the_sessions_and_writes_its_part_of_them() {
         assert_eq!(out[..sent], bytes(&session["welcome"]));
         assert_eq!(server.status(), Status::Handshaking);
 
-        let mut told: Vec<std::string::String> = Vec::new();
+        let mut events: Vec<std::string::String> = Vec::new();
         let mut requests = Vec::new();
         for (number, record) in records(&session, "client").enumerate() {
             let mut unread = bytes(&record["bytes"]);
@@ -240,7 +240,7 @@ fn a_server_reads_the_sessions_and_writes_its_part_of_them() {
                         if let ServerEvent::Request { id, .. } | ServerEvent::Part { id, last: true, .. } = &event {
                             requests.push(*id);
                         }
-                        told.push(std::format!("{event:?}").split([' ', '{']).next().unwrap_or("").into());
+                        events.push(std::format!("{event:?}").split([' ', '{']).next().unwrap_or("").into());
                     }
                     Received::Skip => {}
                     other => panic!("{other:?} of {length} bytes"),
@@ -271,8 +271,8 @@ fn a_server_reads_the_sessions_and_writes_its_part_of_them() {
             "Request",
         ]
         .map(Into::into);
-        assert_eq!(told[..12], expected);
-        assert_eq!(told[12], "Closing");
+        assert_eq!(events[..12], expected);
+        assert_eq!(events[12], "Closing");
         // Request 4 was cancelled and still waits for its answer.
         let numbers: Vec<_> = requests.iter().map(|id| id.number()).collect();
         assert_eq!(numbers, [1, 2, 4, 6, 3, 7, 8]);

@@ -44,7 +44,7 @@ pub(crate) fn full(places: u64) -> Admission {
         assert!(admits(&mut admission, number, source(1)));
     }
     for number in 0..places {
-        assert_eq!(admission.waits(number, ms(0)), None);
+        assert_eq!(admission.all_read(number, ms(0)), None);
     }
     admission
 }
@@ -93,7 +93,7 @@ fn some_places_are_kept_free_of_connections_without_a_hello() {
     let mut admission = full(64);
     for number in 0..64 {
         assert!(admission.hello(number, number));
-        admission.waits(number, ms(50));
+        admission.all_read(number, ms(50));
     }
     assert_eq!(admission.select(ms(5000), None), None);
     assert!(admission.select(ms(5000), Some(source(1))).is_some());
@@ -106,7 +106,7 @@ fn what_the_server_has_not_read_is_never_dropped() {
         assert!(admits(&mut admission, number, source(1)));
     }
     assert_eq!(admission.select_late(ms(60_000)), None);
-    admission.waits(7, ms(10_000));
+    admission.all_read(7, ms(10_000));
     assert_eq!(admission.select_late(ms(60_000)), Some(7));
     assert!(admission.is_selected(7));
     admission.keep(7);
@@ -119,7 +119,7 @@ fn sending_byte_by_byte_gains_nothing() {
     let mut admission = full(3);
     for step in 1..10 {
         admission.keep(0);
-        admission.waits(0, ms(step));
+        admission.all_read(0, ms(step));
     }
     // It is the oldest still, and one of the older half of three goes first.
     let dropped = drop_all(&mut admission, ms(100));
@@ -131,11 +131,11 @@ fn connections_without_a_hello_or_with_a_replay_are_dropped_first() {
     let mut admission = full(100);
     for number in 0..50 {
         assert!(admission.hello(number, number));
-        admission.waits(number, ms(1));
+        admission.all_read(number, ms(1));
     }
     for number in 50..75 {
         assert!(!admission.hello(number, number - 50), "it came before");
-        admission.waits(number, ms(1));
+        admission.all_read(number, ms(1));
     }
     let dropped = drop_all(&mut admission, ms(1001));
     assert_eq!(dropped.len(), 100);
@@ -148,11 +148,11 @@ fn a_hello_that_is_one_packet_behind_is_spared_where_more_hold_a_place_with_one(
     let mut admission = full(11);
     for number in 0..10 {
         assert!(admission.hello(number, number));
-        admission.waits(number, ms(0));
+        admission.all_read(number, ms(0));
     }
     admission.leave(10);
     assert!(admits(&mut admission, 11, source(1)));
-    admission.waits(11, ms(100));
+    admission.all_read(11, ms(100));
     let needed = Some(source(1));
     assert_eq!(admission.select(ms(119), needed), None);
     assert_eq!(admission.due(ms(119)), Some(ms(120)));
@@ -170,7 +170,7 @@ fn where_something_else_is_short_only_what_is_late_is_dropped_and_one_at_a_time(
         if number >= 2 {
             assert!(admission.hello(number, number));
         }
-        admission.waits(number, ms(since));
+        admission.all_read(number, ms(since));
     }
     assert_eq!(admission.select_late(ms(99)), None);
     assert_eq!(admission.select_late(ms(100)), Some(1));
@@ -197,7 +197,7 @@ fn connections_of_a_source_over_its_share_are_dropped_first() {
             source(u32::try_from(number.min(20)).unwrap())
         ));
         assert!(admission.hello(number, number));
-        admission.waits(number, ms(number));
+        admission.all_read(number, ms(number));
     }
     let dropped = drop_all(&mut admission, ms(1000));
     // Down to what is few.
@@ -274,7 +274,7 @@ fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
             admission.leave(selected);
             dropped.insert(selected);
         }
-        admission.waits(number, ms(now));
+        admission.all_read(number, ms(now));
         number
     };
     let mut flooder = 0_u64;
@@ -289,7 +289,7 @@ fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
                 Flood::FreshHellos => flooder,
             };
             admission.hello(number, fingerprint);
-            admission.waits(number, ms(now));
+            admission.all_read(number, ms(now));
         }
         // When the places have been full for a while.
         if now > 3_000 && now % 10 == 0 && arrived < HONEST {
@@ -297,7 +297,7 @@ fn get_in(flood: Flood, rate: u64, sources: u32, round_trip: u64) -> usize {
             let number = arrive(&mut admission, now, 0, &mut dropped);
             // The hello comes within the same millisecond.
             assert!(admission.hello(number, u64::MAX - number));
-            admission.waits(number, ms(now));
+            admission.all_read(number, ms(now));
             due.push_back((now + round_trip, number));
         }
         while let Some((_, number)) = due.front().copied().filter(|(at, _)| *at <= now) {
@@ -344,7 +344,7 @@ fn a_hello_has_a_second_for_what_follows_it() {
     let mut admission = full(20);
     for number in 0..20 {
         assert!(admission.hello(number, number));
-        admission.waits(number, ms(100 + number));
+        admission.all_read(number, ms(100 + number));
     }
     // All of its own source, as after a restart of the server behind a proxy.
     let needed = Some(source(1));
@@ -370,7 +370,7 @@ fn handshakes_in_progress_are_bounded_and_silent_connections_do_not_count() {
     for number in 0..2000 {
         assert!(admission.has_room());
         assert!(admits(&mut admission, number, source(1)));
-        admission.waits(number, ms(0));
+        admission.all_read(number, ms(0));
     }
     for number in 2000..3024 {
         assert!(admission.has_room());
@@ -392,7 +392,7 @@ fn an_honest_source_beside_one_that_floods_keeps_its_places() {
     for number in 0..10 {
         assert!(admits(&mut admission, number, source(0)));
         assert!(admission.hello(number, number));
-        admission.waits(number, ms(0));
+        admission.all_read(number, ms(0));
     }
     for number in 10..50_000 {
         while admission.may_have_room_later() {
@@ -405,6 +405,6 @@ fn an_honest_source_beside_one_that_floods_keeps_its_places() {
             admission.leave(selected);
         }
         assert!(admission.hello(number, number));
-        admission.waits(number, ms(number));
+        admission.all_read(number, ms(number));
     }
 }

@@ -20,16 +20,16 @@ fn at_its_own_limit_a_source_loses_its_own_and_at_twice_that_gets_nothing() {
     let mut admission = Admission::new(limits, 1);
     for number in 0..4 {
         assert_eq!(admit(&mut admission, number, source(1), 0), Some(vec![]));
-        assert_eq!(admission.waits(number, ms(0)), None);
+        assert_eq!(admission.all_read(number, ms(0)), None);
     }
     let selected = admit(&mut admission, 4, source(1), 0).unwrap();
     assert!(matches!(selected[..], [0..4]), "{selected:?}");
     assert_eq!(admit(&mut admission, 5, source(2), 0), Some(vec![]));
-    assert_eq!(admission.waits(5, ms(0)), None);
-    assert_eq!(admission.waits(4, ms(0)), None, "one is being dropped");
+    assert_eq!(admission.all_read(5, ms(0)), None);
+    assert_eq!(admission.all_read(4, ms(0)), None, "one is being dropped");
     // Its bytes have arrived, so it is kept and another connection is dropped.
     admission.keep(selected[0]);
-    let other = admission.waits(4, ms(0));
+    let other = admission.all_read(4, ms(0));
     assert!(
         other.is_some_and(|other| other < 5 && other != selected[0]),
         "{other:?}"

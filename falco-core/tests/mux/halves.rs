@@ -127,7 +127,7 @@ fn twice_as_many_handlers_run_as_requests_may_be_open() {
     assert!(Pipe::handler(&mut duo, 18).is_some());
     // A caller without room for the handler gives the place back.
     let id = duo.id(18);
-    duo.server.refuse_open(id);
+    duo.server.refuse_unhandled(id);
     assert_eq!(duo.settle().1, [Event::Refused(18, Refusal::Busy)]);
     duo.open(19);
     duo.settle();

@@ -37,7 +37,7 @@ impl Silent {
 
     /// Adds a connection from which the server has read everything that has arrived.
     pub(super) fn insert(&mut self, connection: SilentConnection) {
-        connection.permit.waits();
+        connection.permit.all_read();
         self.0.insert(connection.permit.number(), connection);
     }
 

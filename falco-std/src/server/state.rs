@@ -277,7 +277,7 @@ impl State {
             if let Some(id) = self.queue.pop_first() {
                 self.pending.remove(&id);
                 self.opens.remove(id);
-                self.mux.refuse_open(id);
+                self.mux.refuse_unhandled(id);
                 refused += self.mux.take_busy();
             }
         }

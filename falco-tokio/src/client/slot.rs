@@ -139,7 +139,7 @@ impl Slot {
         if !connection.is_established() {
             return false;
         }
-        let told = !self.openers.is_empty() && self.waiting.is_empty() && self.waiting_open.is_empty();
+        let only_openers = !self.openers.is_empty() && self.waiting.is_empty() && self.waiting_open.is_empty();
         while let Some((ticket, call)) = self.waiting.pop_first() {
             if let Some(back) = connection.request(call) {
                 self.waiting.insert(ticket, back);
@@ -167,7 +167,7 @@ impl Slot {
         if self.closing && self.waiting.is_empty() && self.waiting_open.is_empty() {
             connection.close();
         }
-        told && self.openers.is_empty()
+        only_openers && self.openers.is_empty()
     }
 
     /// Queues requests and pings that a connection has returned. Requests are ordered by ticket, so

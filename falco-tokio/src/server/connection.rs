@@ -319,7 +319,7 @@ impl<H: Handler> Connection<H> {
                 continue;
             }
             if !self.mux.is_established() {
-                self.handlers.service.registry.waits(self.place.number());
+                self.handlers.service.registry.all_read(self.place.number());
             }
             self.shrink();
             let deadline = deadline.map(|deadline| self.handlers.service.clock.at(deadline));

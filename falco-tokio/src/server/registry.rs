@@ -196,9 +196,9 @@ impl Registry {
     }
 
     /// Reports that the server has read all bytes of a half-open connection and waits for more.
-    pub(crate) fn waits(&self, number: u64) {
+    pub(crate) fn all_read(&self, number: u64) {
         let mut state = self.lock();
-        let selected = state.admission.waits(number, self.clock.now());
+        let selected = state.admission.all_read(number, self.clock.now());
         let selected = state.control(selected);
         self.may_select(state);
         if let Some(control) = selected {
@@ -394,14 +394,14 @@ mod tests {
         assert!(!zero.asked_for_room() && !one.asked_for_room());
         // One has sent its hello.
         registry.hello(0, 1);
-        registry.waits(0);
-        registry.waits(1);
+        registry.all_read(0);
+        registry.all_read(1);
         assert!(!has_room(&registry).await);
         assert!(!zero.asked_for_room() && one.asked_for_room() && registry.is_selected(1));
         // Its bytes have arrived after all; then nothing more arrives.
         registry.keep(1);
         assert!(!registry.is_selected(1));
-        registry.waits(1);
+        registry.all_read(1);
         assert!(!has_room(&registry).await);
         assert!(!zero.asked_for_room() && one.asked_for_room());
         end(&registry, 1);
@@ -435,15 +435,15 @@ mod tests {
     async fn another_is_dropped_where_the_hello_of_the_first_comes_after_all() {
         let registry = registry(10, 2);
         let (zero, one) = (admit(&registry), admit(&registry));
-        registry.waits(0);
+        registry.all_read(0);
         let room = registry.room(Source::NONE);
         let mut room = core::pin::pin!(room);
         let look = Duration::from_millis(1);
         assert!(tokio::time::timeout(look, &mut room).await.is_err());
         assert!(zero.asked_for_room());
         registry.hello(0, 1);
-        registry.waits(0);
-        registry.waits(1);
+        registry.all_read(0);
+        registry.all_read(1);
         assert!(tokio::time::timeout(look, &mut room).await.is_err());
         assert!(one.asked_for_room());
     }

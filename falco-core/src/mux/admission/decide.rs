@@ -45,7 +45,7 @@ impl Admission {
     ///
     /// If the source of the connection has more half-open connections than it may have, returns
     /// one of them that is selected to be dropped, as [`select`](Self::select) does.
-    pub fn waits(&mut self, number: u64, now: Instant) -> Option<u64> {
+    pub fn all_read(&mut self, number: u64, now: Instant) -> Option<u64> {
         if let Some(mut half_open) = self.get(number)
             && half_open.state == State::Unread
         {

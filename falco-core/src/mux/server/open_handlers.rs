@@ -20,7 +20,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let most = 2 * usize::from(self.max_open);
         let handlers = &mut self.streams().handlers;
         if handlers.len() >= most {
-            self.refuse_open(id);
+            self.refuse_unhandled(id);
             return None;
         }
         handlers.insert(id.key());
@@ -40,7 +40,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         let most = 2 * usize::from(self.max_in_flight);
         let handlers = &mut self.streams().whole_handlers;
         if handlers.len() >= most {
-            self.refuse_open(id);
+            self.refuse_unhandled(id);
             return None;
         }
         handlers.insert(id.key());

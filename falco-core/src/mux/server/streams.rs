@@ -190,7 +190,7 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
     /// Refuses an open request as busy, because the caller has no room for its handler. Call it
     /// only before a handler has received the request, [credit](Self::credit) was given for it, or
     /// its answer has begun.
-    pub fn refuse_open(&mut self, id: RequestId) {
+    pub fn refuse_unhandled(&mut self, id: RequestId) {
         self.end_handler(id);
         if let Some(streams) = &mut self.streams {
             streams.open.remove(&id.key());

@@ -64,23 +64,23 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
     /// Reads the peer's next record, and returns its events as text.
     fn read(&mut self) -> Vec<String>
     where
-        for<'u> R::Event<'u>: Told,
+        for<'u> R::Event<'u>: RequestOf,
     {
-        let (mut unread, mut told) = (self.theirs.pop_front().expect("a record"), Vec::new());
+        let (mut unread, mut events) = (self.theirs.pop_front().expect("a record"), Vec::new());
         while !unread.is_empty() {
             let mut start = 0;
             let received = self.machine.recv(NOW, Unread::new(&mut unread, &mut start));
             match received.expect("a valid session") {
                 Received::Event(event) => {
                     self.ids.extend(event.id());
-                    told.push(std::format!("{event:?}").replace("RequestId", ""));
+                    events.push(std::format!("{event:?}").replace("RequestId", ""));
                 }
                 Received::Skip => {}
                 other => panic!("{other:?}"),
             }
             unread.drain(..start);
         }
-        told.iter().map(|told| short(told)).collect()
+        events.iter().map(|event| short(event)).collect()
     }
 
     /// Seals `body` and pending output.
@@ -135,22 +135,22 @@ impl<R: Role, H: KeyRef<R>> Side<R, H> {
 }
 
 /// `Opened { id: RequestId { serial: 1, number: 2 }, body: 3 bytes }` as `Opened 2 3`.
-fn short(told: &str) -> String {
-    let name = told.split([' ', '{']).next().unwrap_or_default();
+fn short(event: &str) -> String {
+    let name = event.split([' ', '{']).next().unwrap_or_default();
     let number = |after: &str| {
-        let rest = told.split_once(after).map_or("", |(_, rest)| rest);
+        let rest = event.split_once(after).map_or("", |(_, rest)| rest);
         rest.split([' ', ',']).next().unwrap_or_default().to_owned()
     };
-    let last = if told.contains("last: true") { " last" } else { "" };
+    let last = if event.contains("last: true") { " last" } else { "" };
     std::format!("{name} {} {}{last}", number("number: "), number("body: "))
 }
 
 /// An event with its request.
-trait Told: core::fmt::Debug {
+trait RequestOf: core::fmt::Debug {
     fn id(&self) -> Option<RequestId>;
 }
 
-impl Told for crate::ServerEvent<'_> {
+impl RequestOf for crate::ServerEvent<'_> {
     fn id(&self) -> Option<RequestId> {
         match self {
             Self::Request { id, .. } | Self::Opened { id, .. } | Self::Begin { id, .. } => Some(*id),
@@ -159,7 +159,7 @@ impl Told for crate::ServerEvent<'_> {
     }
 }
 
-impl Told for crate::ClientEvent<'_> {
+impl RequestOf for crate::ClientEvent<'_> {
     fn id(&self) -> Option<RequestId> {
         None
     }

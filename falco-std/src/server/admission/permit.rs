@@ -67,7 +67,7 @@ impl Permit {
     /// connection may be dropped until its hello has been received.
     pub(in crate::server) fn wait_readable(&self, limit: Option<Duration>) -> bool {
         let Some(socket) = &self.socket else { return true };
-        self.waits();
+        self.all_read();
         if socket.wait_readable(limit) {
             return self.keep();
         }
@@ -76,10 +76,10 @@ impl Permit {
 
     /// Reports that the server has read everything that has arrived on a half-open connection,
     /// which may be dropped from now on.
-    pub(in crate::server) fn waits(&self) {
+    pub(in crate::server) fn all_read(&self) {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();
-        let selected = state.admitted.waits(*number, admission.clock.now());
+        let selected = state.admitted.all_read(*number, admission.clock.now());
         let dropped = selected.and_then(|number| admission.droppable(&mut state, number));
         if let Some(dropped) = dropped {
             cut(state, vec![dropped], None);
@@ -89,8 +89,8 @@ impl Permit {
     }
 
     /// Reports that bytes have arrived, which the server reads next. Until the next
-    /// [`waits`](Self::waits) the connection is not dropped. Returns `false` if it was dropped
-    /// before.
+    /// [`all_read`](Self::all_read) the connection is not dropped. Returns `false` if it was
+    /// dropped before.
     pub(in crate::server) fn keep(&self) -> bool {
         let Place { number, admission, .. } = &*self.place;
         let mut state = admission.lock();

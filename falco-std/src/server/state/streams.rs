@@ -150,7 +150,7 @@ impl State {
     ) -> bool {
         let key = self.mux.connection().key_id();
         let Some(place) = self.open_places.as_ref().and_then(|places| places.take(key)) else {
-            self.mux.refuse_open(id);
+            self.mux.refuse_unhandled(id);
             return false;
         };
         let Some(halves) = begin(&mut self.mux, id) else {
