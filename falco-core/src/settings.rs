@@ -187,6 +187,22 @@ impl Settings {
         with.with_streams(window_kib, max_open.min(most))
     }
 
+    /// The settings of a server that has, or has not, a handler for open requests. Without one it
+    /// announces that it takes none.
+    ///
+    /// ```
+    /// use falco_core::Settings;
+    ///
+    /// let settings = Settings::new().with_streams(64, 4);
+    /// assert_eq!(settings.with_stream_handler(true).max_open(), 4);
+    /// assert_eq!(settings.with_stream_handler(false).max_open(), 0);
+    /// ```
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub const fn with_stream_handler(self, handled: bool) -> Self {
+        if handled { self } else { self.with_streams(0, 0) }
+    }
+
     /// The window of an open body, in KiB: see [`with_streams`](Self::with_streams).
     #[cfg(feature = "streams")]
     #[must_use]

@@ -37,11 +37,7 @@ pub(super) fn prepare(service: &Service, stream: BoxedStream, streams: bool) -> 
     let mut entropy = service.entropy.clone();
     let ([input, output, control], splits) = handles(stream)?;
     let streams = streams && splits;
-    let settings = if streams {
-        service.settings
-    } else {
-        service.settings.with_streams(0, 0)
-    };
+    let settings = service.settings.with_stream_handler(streams);
     let machine = ServerConnection::new(Arc::clone(&service.keys), &settings, clock.now(), &mut entropy);
     let state = State::new(
         machine.map_err(io::Error::other)?,

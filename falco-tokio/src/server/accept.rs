@@ -261,15 +261,11 @@ fn reject(service: &Service, peer: Option<SocketAddr>) {
     }
 }
 
-/// The state machine of a new connection. It announces that it takes open requests only if there is
-/// a handler for them.
+/// The state machine of a new connection. `streams` says whether there is a handler for open
+/// requests.
 fn machine(service: &Service, streams: bool) -> io::Result<ServerConnection<Arc<ServerKeys>>> {
     let (mut entropy, now) = (service.entropy.clone(), service.clock.now());
-    let settings = if streams {
-        service.settings
-    } else {
-        service.settings.with_streams(0, 0)
-    };
+    let settings = service.settings.with_stream_handler(streams);
     let machine = ServerConnection::new(Arc::clone(&service.keys), &settings, now, &mut entropy);
     machine.map_err(io::Error::other)
 }
