@@ -211,6 +211,13 @@ impl<R: Role, H: KeyRef<R>> Connection<R, H> {
         Ending::new(end, self.was_established(), until)
     }
 
+    /// Whether the handshake has completed and the connection has not ended.
+    #[inline]
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        matches!(self.status(), Status::Established | Status::Draining)
+    }
+
     /// Whether the handshake has completed. This stays so after the end.
     pub(crate) fn was_established(&self) -> bool {
         self.session.was_established()

@@ -79,6 +79,15 @@ impl fmt::Debug for KeyId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PingId(pub(crate) u64);
 
+impl PingId {
+    /// Whether a PONG with the number `pong` answers this ping: it also answers all earlier ones.
+    #[inline]
+    #[must_use]
+    pub const fn is_answered_by(self, pong: Self) -> bool {
+        self.0 <= pong.0
+    }
+}
+
 /// Why a server did not answer a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -144,6 +153,11 @@ pub enum Fate {
     /// A handler may have processed the request, may be running, or may never receive it. This side
     /// cannot know.
     MaybeProcessed,
+}
+
+impl Fate {
+    /// The fate of any ping that has failed: no handler processes a ping.
+    pub const OF_PING: Self = Self::NotProcessed;
 }
 
 /// Why a side closes a connection. The classic wire does not send the reason: the stream only ends.

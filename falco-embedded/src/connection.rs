@@ -4,7 +4,7 @@
 use core::fmt;
 
 use falco_core::{
-    CloseReason, Connection, ConnectionError, Deadlines, Instant, KeyRef, Received, RecvBuf, Role, SealError, Status,
+    CloseReason, Connection, ConnectionError, Deadlines, Instant, KeyRef, Received, RecvBuf, Role, SealError,
     StorageFull, wipe_stack,
 };
 
@@ -105,7 +105,7 @@ impl<R: Role, H: KeyRef<R>, B: Buffers> BufferedConnection<R, H, B> {
 
     /// Whether the connection is established or draining.
     pub(crate) fn is_established(&self) -> bool {
-        matches!(self.machine.status(), Status::Established | Status::Draining)
+        self.machine.is_established()
     }
 
     pub(crate) const fn machine_mut(&mut self) -> &mut Connection<R, H> {

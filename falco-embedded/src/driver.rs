@@ -108,7 +108,7 @@ macro_rules! drivers {
                     return Err(Error::NoPongs);
                 }
                 self.transport.poll_clock();
-                while self.buffered.last_pong().is_none_or(|last| last < ping) {
+                while !self.buffered.last_pong().is_some_and(|last| ping.is_answered_by(last)) {
                     self.drive(None)$($await)*?;
                 }
                 Ok(())

@@ -131,7 +131,7 @@ impl Client {
             Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| Error::TimedOut {
                 doing: "waiting for the answer to a ping",
                 limit,
-                fate: Fate::NotProcessed,
+                fate: Fate::OF_PING,
             })?,
             None => answer.await,
         };

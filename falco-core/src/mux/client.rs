@@ -321,7 +321,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             ClientEvent::Refused { id, refusal } => self.refused(id, refusal).unwrap_or(skip),
             ClientEvent::Pong { ping } => {
-                let answered = self.pings.partition_point(|(own, _)| *own <= ping);
+                let answered = self.pings.partition_point(|(own, _)| own.is_answered_by(ping));
                 let waiters = self.pings.drain(..answered).map(|(_, ping)| ping.waiter).collect();
                 ClientStep::Pong { waiters }
             }

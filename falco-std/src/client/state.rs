@@ -214,7 +214,7 @@ impl State {
         let mut pings = self.mux.take_pings(|own| own.ticket == slot.ticket);
         if let Some(ping) = pings.pop() {
             self.pings -= 1;
-            return (Fate::NotProcessed, Some(job_of_ping(&ping)));
+            return (Fate::OF_PING, Some(job_of_ping(&ping)));
         }
         self.end_writing(false);
         let (call, fate) = self.mux.cancel(slot.ticket).unzip();

@@ -92,7 +92,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             && !self.closing.closed
             && !self.has_unbegun()
             // The server may have closed before.
-            && matches!(self.machine.status(), Status::Established | Status::Draining)
+            && self.machine.is_established()
         {
             self.close(now, reason);
         }

@@ -30,7 +30,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// Removes and returns the pings for whose waiters `select` returns `true`. No handler
-    /// processes a ping, so the fate of a removed ping is [`Fate::NotProcessed`].
+    /// processes a ping, so the fate of a removed ping is [`Fate::OF_PING`].
     pub fn take_pings(&mut self, mut select: impl FnMut(&P) -> bool) -> Vec<Call<(), P>> {
         let (taken, kept) = core::mem::take(&mut self.pings)
             .into_iter()
@@ -57,7 +57,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     /// [`MAX_TRIES`](super::super::Attempts::MAX_TRIES) connections.
     pub fn finish_pings(&mut self) -> Vec<Unfinished<Call<(), P>>> {
         let unfinished = self.pings.drain(..).map(|(_, mut call)| {
-            let fate = Fate::NotProcessed;
+            let fate = Fate::OF_PING;
             let retry = call.attempts.after_loss(fate);
             Unfinished { call, fate, retry }
         });
