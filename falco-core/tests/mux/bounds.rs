@@ -292,6 +292,22 @@ fn a_connection_that_is_closed_at_once_has_little_time_to_end() {
     }
 }
 
+/// Nothing more is sent to its client, and the stream of one that is not authenticated is not
+/// reset.
+#[test]
+fn a_connection_that_is_cut_ends_at_once() {
+    let keys = (noise_client(7), noise_server(7));
+    let mut pair = Pair::new(&keys.0, &keys.1, &Settings::new());
+    assert_eq!(pair.server.cut(NOW).step(NOW), LastStep::Close);
+    // It does not matter that the connection has ended in order before.
+    pair.server.close(NOW, CloseReason::Done);
+    assert_eq!(pair.arrive(Vec::new()).1, Err(ConnectionError::Closed));
+    assert_eq!(pair.server.cut(NOW).step(NOW), LastStep::Close);
+    let machine = ServerConnection::new(&keys.1, &Settings::new(), NOW, &mut CountingRng::new(3)).unwrap();
+    let half_open = ServerMux::<_, Vec<u8>, _>::new(machine, pair.budget.clone(), &Settings::new());
+    assert_eq!(half_open.cut(NOW).step(NOW), LastStep::DropArrived);
+}
+
 #[test]
 fn a_classic_message_in_part_counts_as_much_as_a_buffer_reserves_for_it() {
     let keys = (classic_key(7), classic_key(7));

@@ -372,7 +372,7 @@ where
         if !established && !cut && ended.is_ok() {
             self.service.admission.counters().unauthenticated.add(1);
         }
-        if ended.is_ok() && !(cut && established) {
+        if ended.is_ok() {
             self.conn.end_stream(&mut self.line);
         } else {
             self.line.abort();

@@ -416,7 +416,9 @@ impl Conn {
     pub(super) fn cut(&self) -> usize {
         let mut locked = self.lock();
         let unanswered = locked.state.mux.unanswered();
+        let ending = locked.state.mux.cut(self.now());
         locked.state.cut = true;
+        locked.state.ending = Some(ending);
         locked.state.cancel_all();
         drop(locked);
         self.notify();

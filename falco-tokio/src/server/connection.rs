@@ -394,7 +394,7 @@ impl<H: Handler> Future for Connection<H> {
             debug!(?cut, "cut off");
             let end = this.mux.connection().end().unwrap_or(ConnectionError::Closed);
             // A connection that was dropped for another has no unread bytes.
-            if this.mux.ending(end, this.now).step(this.now) == LastStep::DropArrived {
+            if this.mux.cut(this.now).step(this.now) == LastStep::DropArrived {
                 this.line.drop_arrived(cx);
             }
             return Poll::Ready(Ok(end));

@@ -92,6 +92,18 @@ impl<H: ServerKeyRef, B: AsRef<[u8]>, G: Budget> ServerMux<H, B, G> {
         self.deadlines.handle_timeout(&mut self.machine, now)
     }
 
+    /// How to end the stream of a connection that is cut off at `now`: at once, without sending
+    /// what is queued. The bytes of an unauthenticated client that have arrived are dropped first,
+    /// as [`Ending`] says.
+    #[must_use]
+    pub fn cut(&self, now: Instant) -> Ending {
+        if self.is_established() {
+            Ending::at_once(now)
+        } else {
+            self.ending(ConnectionError::Closed, now)
+        }
+    }
+
     /// How to end the stream of a connection that ended with `end`. The client has until the [write
     /// deadline](crate::Connection::write_deadline) from `now` to accept the last bytes: one
     /// lifetime if they may contain an answer and the end is [`ConnectionError::Closed`] or
