@@ -135,10 +135,11 @@ fn a_client_that_its_user_closes_sends_what_it_has_accepted_and_then_the_close()
 #[test]
 fn a_server_that_does_not_end_a_closed_connection_has_a_second_after_the_last_answer() {
     let keys = noise_client(7);
-    for cancelled in [false, true] {
+    for (cancelled, reads) in [(false, true), (true, true), (false, false)] {
         let mut scene = Scene::new(&keys, 1 << 20);
         scene.request(1, 400);
         assert_eq!(scene.begun(), [1]);
+        assert_eq!(scene.mux.abandon_if_due(NOW + Settings::LINGER), None, "it is open");
         scene.mux.close(NOW, CloseReason::Done);
         assert_eq!(scene.sent(), [(CLOSE, 1)]);
         let last = NOW + Duration::from_secs(5);
@@ -157,9 +158,14 @@ fn a_server_that_does_not_end_a_closed_connection_has_a_second_after_the_last_an
             (scene.mux.poll_timeout(), scene.mux.closes_at()),
             (Some(due), Some(due))
         );
-        assert_eq!(scene.mux.handle_timeout(last + Duration::from_millis(999)), Ok(()));
+        let before = last + Duration::from_millis(999);
+        assert_eq!(scene.mux.handle_timeout(before), Ok(()));
+        assert_eq!(scene.mux.abandon_if_due(before), None);
         let end = Err(ConnectionError::Closed);
-        assert_eq!(scene.mux.handle_timeout(due), end);
+        if reads {
+            assert_eq!(scene.mux.handle_timeout(due), end);
+        }
+        assert_eq!(scene.mux.abandon_if_due(due), Some(ConnectionError::Closed));
         assert_eq!(scene.mux.recv_bytes(due, &mut []).map(drop), end);
         assert_eq!((scene.mux.poll_timeout(), scene.mux.is_open()), (None, false));
         // The second that it had has passed.

@@ -230,15 +230,15 @@ impl Connection {
         self.shared.flush();
         let mut locked = self.shared.lock();
         while !locked.state.ended {
-            let (now, closes_at) = (self.shared.now(), locked.state.mux.closes_at());
-            if closes_at.is_some_and(|at| at <= now) {
+            let now = self.shared.now();
+            if let Some(end) = locked.state.mux.abandon_if_due(now) {
                 // The reader still waits for bytes, so this thread ends the connection.
-                let end = locked.state.mux.abandon();
                 locked.state.finish(now, &Ok(end));
                 drop(locked);
                 return self.abandon();
             }
             // The last answer does not wake this thread, so it checks at least once per `LINGER`.
+            let closes_at = locked.state.mux.closes_at();
             let wait = closes_at.map_or(Settings::LINGER, |at| at.since(now).min(Settings::LINGER));
             locked = self.shared.wait(locked, Some(wait));
         }

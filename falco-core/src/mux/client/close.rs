@@ -64,6 +64,17 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// What ended the connection, if it has ended.
+    /// [Abandons](Self::abandon) the connection if it has [closed](Self::closes_at) and the server
+    /// has had its time to end it. Returns what ended the connection, if it has ended.
+    /// [`handle_timeout`](Self::handle_timeout) does the same. For a thread that waits for the end
+    /// and does not read.
+    pub fn abandon_if_due(&mut self, now: Instant) -> Option<ConnectionError> {
+        if self.closes_at().is_some_and(|at| at <= now) {
+            return Some(self.abandon());
+        }
+        self.closing.end
+    }
+
     #[must_use]
     pub fn end(&self) -> Option<ConnectionError> {
         self.closing.end.or_else(|| self.machine.end())

@@ -105,8 +105,8 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             return Err(end);
         }
         self.note_idle(now);
-        if self.closes_at().is_some_and(|at| at <= now) {
-            return Err(self.abandon());
+        if let Some(end) = self.abandon_if_due(now) {
+            return Err(end);
         }
         self.deadlines.handle_timeout(&mut self.machine, now)
     }
