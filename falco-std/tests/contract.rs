@@ -218,6 +218,24 @@ fn the_key_of_a_classic_client_changes_too() {
 }
 
 #[test]
+fn a_ping_has_an_answer_on_the_noise_wire_only() {
+    bounded(|| {
+        for (server, client, answers) in [
+            (Server::builder(key(1)), Client::builder(key(1)), true),
+            (Server::classic(key(1)), Client::classic(key(1)), false),
+        ] {
+            let server = echo(server);
+            let client = client.connect(server.address).unwrap();
+            for _ in 0..2 {
+                assert_eq!(client.ping().unwrap().is_some(), answers);
+            }
+            assert_eq!(client.request("x").unwrap(), b"x");
+            server.stop();
+        }
+    });
+}
+
+#[test]
 fn a_handler_chooses_how_its_request_is_refused() {
     bounded(|| {
         let handler = |request: Request| {

@@ -189,6 +189,22 @@ async fn the_key_of_a_classic_client_changes_too() {
 }
 
 #[tokio::test]
+async fn a_ping_has_an_answer_on_the_noise_wire_only() {
+    for (server, client, answers) in [
+        (Server::builder(key(1)), Client::builder(key(1)), true),
+        (Server::classic(key(1)), Client::classic(key(1)), false),
+    ] {
+        let server = Running::echo(server).await;
+        let client = client.connect(server.address).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(client.ping().await.unwrap().is_some(), answers);
+        }
+        assert_eq!(client.request("x").await.unwrap(), "x");
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_handler_chooses_how_its_request_is_refused() {
     let handler = |request: Request| async move {
         let refusal: HandlerError = match &request.body()[..] {
