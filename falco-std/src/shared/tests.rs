@@ -1,8 +1,9 @@
 //! Writes on a system where a write that has timed out cannot be tried again, as on Windows. The
 //! stream is made for these tests, so they run everywhere.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::io::{Read, Write};
+use std::thread;
 
 use super::*;
 use crate::stream::Stream;
