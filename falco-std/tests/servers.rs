@@ -8,7 +8,7 @@ use core::time::Duration;
 use std::collections::HashSet;
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -53,6 +53,28 @@ fn delayed(server: SocketAddr, delay: Duration) -> SocketAddr {
         }
     });
     address
+}
+
+/// The address of a proxy that connects to a server, and the streams of its clients.
+fn cuttable(server: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<TcpStream>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let streams = Arc::<Mutex<Vec<TcpStream>>>::default();
+    let open = Arc::clone(&streams);
+    thread::spawn(move || {
+        for near in listener.incoming() {
+            let (mut near, mut far) = (near?, TcpStream::connect(server)?);
+            open.lock().expect("nothing panics").push(near.try_clone()?);
+            let (mut back, mut forth) = (far.try_clone()?, near.try_clone()?);
+            thread::spawn(move || io::copy(&mut back, &mut forth));
+            thread::spawn(move || {
+                let _ = io::copy(&mut near, &mut far);
+                far.shutdown(Shutdown::Write)
+            });
+        }
+        io::Result::Ok(())
+    });
+    (address, streams)
 }
 
 fn names<const N: usize>(names: [&str; N]) -> HashSet<String> {
@@ -236,6 +258,53 @@ fn servers_that_are_restarted_in_turn_under_load_fail_no_request() {
         for server in servers {
             server.stop();
         }
+    });
+}
+
+/// A server closes a connection that has reached its age, and then the stream is cut while a
+/// request is in flight.
+#[test]
+fn a_server_whose_connection_was_cut_while_it_drained_is_tried_at_once() {
+    bounded(|| {
+        let old = Server::builder(key()).max_connection_age(millis(300));
+        let one = Running::start(old, |request| {
+            if request.body() == b"wait" {
+                thread::sleep(millis(1_000));
+            }
+            Ok(b"one".to_vec())
+        });
+        let two = named("two", None);
+        let (proxy, streams) = cuttable(one.address);
+        // A server in back-off is skipped for at least ten seconds.
+        let (limit, pause) = (Duration::from_secs(5), Duration::from_secs(20));
+        let builder = Client::builder(key())
+            .backoff(pause, pause)
+            .request_timeout(Some(limit));
+        let connect = |()| builder.clone().connect_any([proxy, two.address]);
+        let clients = [(); 2].map(connect).map(|client| client.expect("both are there"));
+        let at_one = |client: &Client| client.request("who are you").expect("a server is there") == b"one";
+        let client = clients.iter().find(|client| at_one(client)).expect("they take turns");
+        let waits = thread::spawn({
+            let client = client.clone();
+            move || client.request("wait")
+        });
+        let begun = Instant::now();
+        while client.is_connected() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "the server closes the connection"
+            );
+            thread::sleep(millis(5));
+        }
+        for stream in streams.lock().expect("nothing panics").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        let cut = waits.join().expect("it does not panic");
+        assert_eq!(cut.map_err(|error| error.fate()), Err(Fate::MaybeProcessed));
+        assert!(at_one(client));
+        drop(clients);
+        one.stop();
+        two.stop();
     });
 }
 

@@ -19,6 +19,7 @@ use common::{Running, key};
 use falco_tokio::{Client, ClientBuilder, Error, Fate, Request, Server};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 /// A server that answers with its own name.
@@ -78,6 +79,29 @@ async fn delayed(server: SocketAddr, delay: Duration) -> SocketAddr {
         }
     });
     address
+}
+
+/// The address of a proxy that connects to a server. It cuts the streams of its clients whenever
+/// the value that is returned changes.
+async fn cuttable(server: SocketAddr) -> (SocketAddr, watch::Sender<u32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (cut, to_cut) = watch::channel(0);
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut to_cut = to_cut.clone();
+            to_cut.mark_unchanged();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(server).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = to_cut.changed() => {}
+                }
+            });
+        }
+    });
+    (address, cut)
 }
 
 /// The servers that answer some requests.
@@ -251,6 +275,49 @@ async fn servers_that_are_restarted_in_turn_under_load_fail_no_request() {
         answered += task.await.unwrap();
     }
     assert!(answered > 500, "{answered}");
+}
+
+/// A server closes a connection that has reached its age, and then the stream is cut while a
+/// request is in flight.
+#[tokio::test]
+async fn a_server_whose_connection_was_cut_while_it_drained_is_tried_at_once() {
+    let handler = |name: &'static str| {
+        move |request: Request| async move {
+            if request.body() == "wait" {
+                sleep(Duration::from_secs(60)).await;
+            }
+            Ok(name)
+        }
+    };
+    let old = Server::builder(key(1)).max_connection_age(Duration::from_millis(200));
+    let (one, two) = (
+        Running::start(old, handler("one")).await,
+        Running::start(Server::builder(key(1)), handler("two")).await,
+    );
+    let (proxy, cut) = cuttable(one.address).await;
+    // A server in back-off is skipped for at least ten seconds.
+    let pause = Duration::from_secs(20);
+    let client = Client::builder(key(1)).backoff(pause, pause);
+    let client = client.connect_any([proxy, two.address]).await.unwrap();
+    until("both serve", async || answering(&client).await.len() == 2).await;
+    let wait = || {
+        let client = client.clone();
+        tokio::spawn(async move { client.request_within("wait", Duration::from_secs(60)).await })
+    };
+    let mut waiting = [wait(), wait()];
+    // One of them is on a connection that its server has closed by then.
+    sleep(Duration::from_secs(1)).await;
+    cut.send_modify(|cut| *cut += 1);
+    let [first, second] = &mut waiting;
+    let lost = tokio::select! { lost = first => lost, lost = second => lost };
+    assert_eq!(lost.unwrap().unwrap_err().fate(), Fate::MaybeProcessed);
+    let begun = Instant::now();
+    until("the server is used", async || answering(&client).await.contains("one")).await;
+    assert!(begun.elapsed() < pause / 4, "{:?}", begun.elapsed());
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(client);
+    one.stop().await;
+    two.stop().await;
 }
 
 #[tokio::test]

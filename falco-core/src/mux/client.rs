@@ -327,6 +327,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             }
             ClientEvent::Closing { reason } => {
                 self.history.key_retired = reason == CloseReason::KeyRetired;
+                self.history.drained = true;
                 ClientStep::Closing { reason }
             }
         }
@@ -422,10 +423,14 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
     }
 
     /// What the connection has learned about its server, for
-    /// [`ConnectAttempts::lost`](super::ConnectAttempts::lost).
+    /// [`ConnectAttempts::lost`](super::ConnectAttempts::lost) and
+    /// [`Servers::lost`](super::Servers::lost).
     #[must_use]
-    pub const fn history(&self) -> History {
-        self.history
+    pub fn history(&self) -> History {
+        let mut history = self.history;
+        history.drained |= self.closing.reported || self.machine.status() == Status::Draining;
+        history.end = self.end();
+        history
     }
 
     /// Releases memory that the outstanding requests do not need. While nothing is outstanding, no

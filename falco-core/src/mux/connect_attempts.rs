@@ -36,7 +36,8 @@ impl Admitted {
     }
 }
 
-/// What a connection has learned about its server, for later attempts.
+/// What a connection has learned about its server, for later attempts:
+/// [`ClientMux::history`](super::ClientMux::history).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct History {
@@ -45,6 +46,10 @@ pub struct History {
     pub served: bool,
     /// The server has closed the connection because its key is retired.
     pub key_retired: bool,
+    /// One side has closed the connection, which then accepts no new requests.
+    pub drained: bool,
+    /// What ended the connection. `None` if it has not ended, or if its stream has failed.
+    pub end: Option<ConnectionError>,
 }
 
 /// How an attempt to connect ended before its handshake completed.

@@ -6,6 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::connect_attempts::History;
 use super::retry::Backoff;
 use crate::error::ConnectionError;
 use crate::time::Instant;
@@ -200,12 +201,12 @@ impl Servers {
         now < self.backs_off_until(server)
     }
 
-    /// Reports that an established connection to a server has ended with `end`, or, without one,
-    /// that its stream has failed. Unless the end is [orderly](ConnectionError::is_orderly), the
-    /// server may have crashed or be out of reach, and is not tried for a while, as after a failed
-    /// attempt. `below` returns a random number that is less than its argument.
-    pub fn lost(&mut self, server: usize, end: Option<ConnectionError>, now: Instant, below: impl FnOnce(u64) -> u64) {
-        if !end.is_some_and(ConnectionError::is_orderly) {
+    /// Reports that an established connection to a server accepts no new requests. If it has not
+    /// drained, the server may have crashed or be out of reach, and is not tried for a while, as
+    /// after a failed attempt. How the stream ends after one side has closed the connection says
+    /// nothing about the server. `below` returns a random number that is less than its argument.
+    pub fn lost(&mut self, server: usize, history: History, now: Instant, below: impl FnOnce(u64) -> u64) {
+        if !history.drained && !history.end.is_some_and(ConnectionError::is_orderly) {
             self.failed(server, now, below);
         }
     }

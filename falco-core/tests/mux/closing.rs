@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Call, ClientMux, ClientStep};
+use falco_core::mux::{Backoff, Call, ClientMux, ClientStep, Servers};
 use falco_core::testing::{CountingRng, RecvBytes, noise_client, raw_frame};
 use falco_core::{ClientConnection, CloseReason, ConnectionError, Fate, LastStep, Settings, Status};
 
@@ -269,4 +269,40 @@ fn a_client_that_closes_after_its_server_leaves_it_after_a_second() {
     scene.mux.close_when_begun(CloseReason::Done);
     scene.sent();
     assert_eq!(scene.mux.closes_at(), Some(NOW + Settings::LINGER));
+}
+
+/// The server closes the connection while a request is in flight, and then the stream is cut.
+#[test]
+fn a_stream_that_is_cut_after_the_close_says_nothing_about_the_server() {
+    let keys = noise_client(7);
+    for (closed, reported) in [(false, false), (true, false), (true, true)] {
+        let mut scene = Scene::new(&keys, 500);
+        scene.request(1, 400);
+        assert_eq!(scene.begun(), [1]);
+        if closed {
+            let mut close = scene.server.seal(&raw_frame(CLOSE, 1, &[2]));
+            let step = scene.mux.recv_bytes(NOW, &mut close);
+            assert!(matches!(step, Ok((_, ClientStep::Closing { .. }))), "{step:?}");
+        }
+        if reported {
+            assert!(scene.mux.poll_closing().is_some());
+        }
+        assert_eq!(scene.mux.history().drained, closed);
+        let end = scene.mux.end_of_stream(NOW, &[]);
+        assert!(!end.is_orderly(), "{end}");
+        let history = scene.mux.history();
+        assert_eq!((history.drained, history.end), (closed, Some(end)));
+        let mut servers = Servers::new(1, Backoff::default());
+        servers.lost(0, history, NOW, |_| 0);
+        assert_eq!(servers.is_in_backoff(0, NOW), !closed);
+    }
+    // A client without request ids closes as well.
+    let keys = keys.with_requests_begun(u32::MAX - 1);
+    let mut scene = Scene::new(&keys, 1 << 20);
+    scene.request(1, 10);
+    scene.request(2, 10);
+    assert_eq!(scene.sent().last(), Some(&(CLOSE, u32::MAX)));
+    assert!(scene.mux.poll_closing().is_some());
+    assert!(!scene.mux.end_of_stream(NOW, &[]).is_orderly());
+    assert!(scene.mux.history().drained);
 }

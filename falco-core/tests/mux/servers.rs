@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use falco_core::mux::{Backoff, Round, Servers};
+use falco_core::mux::{Backoff, History, Round, Servers};
 use falco_core::{ConnectionError, Instant};
 
 const NOW: Instant = Instant::from_millis(1_000);
@@ -140,10 +140,13 @@ fn a_server_whose_connection_has_drained_has_not_failed() {
         (Some(ConnectionError::Expired), true),
         (None, true),
     ];
-    for (end, failed) in ends {
+    for ((end, failed), drained) in ends.into_iter().flat_map(|end| [(end, false), (end, true)]) {
+        let mut history = History::default();
+        (history.end, history.drained) = (end, drained);
         let mut servers = Servers::new(2, Backoff::default());
-        servers.lost(1, end, Instant::ZERO, |_| 0);
-        assert_eq!(servers.is_in_backoff(1, Instant::ZERO), failed, "{end:?}");
+        servers.lost(1, history, Instant::ZERO, |_| 0);
+        let backs_off = servers.is_in_backoff(1, Instant::ZERO);
+        assert_eq!(backs_off, failed && !drained, "{history:?}");
     }
 }
 

@@ -282,14 +282,7 @@ impl Connector {
             ..
         } = state;
         let random = |bound| self.config.entropy.below(bound);
-        if let Some(why) = &why {
-            let end = if let Error::Connection { end, .. } = why {
-                Some(*end)
-            } else {
-                None
-            };
-            servers.lost(*server, end, at, random);
-        }
+        servers.lost(*server, history, at, random);
         attempts.lost(history, why, admitted, at, random);
         None
     }

@@ -3,8 +3,8 @@
 use core::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use falco_core::mux::{self, Backoff, Round};
-use falco_core::{ConnectionError, Instant};
+use falco_core::Instant;
+use falco_core::mux::{self, Backoff, History, Round};
 
 use super::dial::Dial;
 
@@ -82,14 +82,8 @@ impl Servers {
     }
 
     /// [`mux::Servers::lost`].
-    pub(super) fn lost(
-        &self,
-        server: usize,
-        end: Option<ConnectionError>,
-        now: Instant,
-        below: impl FnOnce(u64) -> u64,
-    ) {
-        self.known().lost(server, end, now, below);
+    pub(super) fn lost(&self, server: usize, history: History, now: Instant, below: impl FnOnce(u64) -> u64) {
+        self.known().lost(server, history, now, below);
     }
 
     /// [`mux::Servers::failed`].

@@ -217,16 +217,14 @@ impl Slot {
     fn lose(&mut self, connection: &Connection, why: Option<Error>) {
         let (now, entropy) = (self.env.clock.now(), &self.env.entropy);
         let random = |bound| entropy.below(bound);
-        self.attempts
-            .lost(connection.history(), why, connection.admitted(), now, random);
+        let history = connection.history();
+        self.env.servers.lost(connection.server(), history, now, random);
+        self.attempts.lost(history, why, connection.admitted(), now, random);
     }
 
     /// The current connection has ended.
     fn end(&mut self, connection: Connection, end: &io::Result<ConnectionError>) {
         let why = error_of(end, "waiting for a connection", Fate::NotProcessed);
-        let (server, now, entropy) = (connection.server(), self.env.clock.now(), &self.env.entropy);
-        let below = |bound| entropy.below(bound);
-        self.env.servers.lost(server, end.as_ref().ok().copied(), now, below);
         self.lose(&connection, Some(why));
         if !connection.is_closed() {
             self.old.push(connection);

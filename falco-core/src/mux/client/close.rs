@@ -22,7 +22,7 @@ pub(super) struct Closing {
     /// What ended the connection, if this side has abandoned it.
     pub(super) end: Option<ConnectionError>,
     /// [`ClientMux::poll_closing`] has reported that nothing new is accepted.
-    reported: bool,
+    pub(super) reported: bool,
 }
 
 impl Closing {
@@ -44,6 +44,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.deadlines.note_poll(&mut self.machine, now);
         self.machine.close(now, reason);
         self.closing.closed = true;
+        self.history.drained |= self.machine.status() == Status::Draining;
         self.note_idle(now);
     }
 
@@ -63,7 +64,6 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
             .unwrap_or_else(|| *self.closing.end.insert(ConnectionError::Closed))
     }
 
-    /// What ended the connection, if it has ended.
     /// [Abandons](Self::abandon) the connection if it has [closed](Self::closes_at) and the server
     /// has had its time to end it. Returns what ended the connection, if it has ended.
     /// [`handle_timeout`](Self::handle_timeout) does the same. For a thread that waits for the end
@@ -75,6 +75,7 @@ impl<H: ClientKeyRef, B: AsRef<[u8]>, W, P> ClientMux<H, B, W, P> {
         self.closing.end
     }
 
+    /// What ended the connection, if it has ended.
     #[must_use]
     pub fn end(&self) -> Option<ConnectionError> {
         self.closing.end.or_else(|| self.machine.end())
