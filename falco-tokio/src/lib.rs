@@ -92,9 +92,10 @@
 //! | `falco_server_received_bytes_total`, `falco_server_sent_bytes_total` | counter | |
 //! | `falco_server_key_connections` | gauge | `key`, `label` |
 //! | `falco_server_key_requests_total` | counter | `key`, `label` |
-//! | `falco_client_connections` | gauge | `server` |
+//! | `falco_client_connections`, `falco_client_connections_in_backoff` | gauge | `server` |
 //! | `falco_client_attempts_total`, `falco_client_connected_total` | counter | `server` |
 //! | `falco_client_attempts_failed_total` | counter | `server`, `cause` |
+//! | `falco_client_received_bytes_total`, `falco_client_sent_bytes_total` | counter | `server` |
 //! | `falco_client_requests_total` | counter | `server` |
 //! | `falco_client_requests_ended_total` | counter | `server`, `outcome` |
 //! | `falco_client_request_seconds` | histogram | |
@@ -102,8 +103,8 @@
 //! The metrics of a key exist as soon as the server accepts it, before a client uses it. They stay
 //! when the key is retired. The gauge is 0 once the connections of the key have ended.
 //!
-//! The label `server` names one server. In the metrics of requests it names all servers of the
-//! client, separated by commas.
+//! The label `server` names one server. In the metrics of requests and back-off it names all
+//! servers of the client, separated by commas.
 //!
 //! The `outcome` of a server is `answered`, `refused` or `cancelled`, and that of a client
 //! `answered`, `not_processed` or `maybe_processed`. An `end`, and the `cause` of a refused

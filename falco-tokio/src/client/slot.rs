@@ -27,6 +27,7 @@ use super::env::Env;
 use super::shared::{Orders, Shared};
 use crate::coalescing::Coalescing;
 use crate::error::Error;
+use crate::metrics::Up;
 use crate::timer::{Timer, reschedule};
 
 /// Room for this many requests is kept while nothing is outstanding.
@@ -66,6 +67,8 @@ pub(super) struct Slot {
     now: Instant,
     /// No time limit of a request passes before this.
     expires_at: Option<Instant>,
+    /// Counts this slot while its last attempt has failed.
+    in_backoff: Option<Up>,
 }
 
 enum Current {
@@ -82,6 +85,7 @@ impl Slot {
             attempts: ConnectAttempts::new(env.backoff, env.fail_fast).one_of_several(env.spread),
             now: Instant::now(),
             expires_at: None,
+            in_backoff: None,
             shared,
             env,
             round: Round::new(home),
@@ -290,7 +294,7 @@ impl Slot {
         }
     }
 
-    fn update_load(&self) {
+    fn update_load(&mut self) {
         let (server, in_flight) = match &self.current {
             Current::Connection(connection) => (Some(connection.server()), connection.in_flight()),
             Current::None | Current::Connecting(_) => (None, 0),
@@ -298,6 +302,9 @@ impl Slot {
         let (was_troubled, _) = self.shared.load();
         let is_troubled = server.is_none() && self.attempts.failed() > 0;
         self.shared.set_load(is_troubled, in_flight);
+        if is_troubled != self.in_backoff.is_some() {
+            self.in_backoff = is_troubled.then(|| self.env.counters.in_backoff.counted());
+        }
         if was_troubled && !is_troubled {
             self.env.recovered.notify_waiters();
         }

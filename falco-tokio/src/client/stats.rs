@@ -16,6 +16,7 @@ pub(super) struct Counters {
     pub(super) not_processed: metrics::Counter,
     pub(super) maybe_processed: metrics::Counter,
     pub(super) time: Histogram,
+    pub(super) in_backoff: Gauge,
 }
 
 /// The counters for one server.
@@ -24,6 +25,8 @@ pub(super) struct ServerCounters {
     pub(super) attempts: Counter,
     pub(super) connected: Counter,
     pub(super) connections: Gauge,
+    pub(super) received: metrics::Counter,
+    pub(super) sent: metrics::Counter,
     /// The name of the server in metrics.
     name: String,
 }
@@ -69,6 +72,11 @@ impl Counters {
             not_processed: failed("not_processed"),
             maybe_processed: failed("maybe_processed"),
             time: Histogram::seconds("falco_client_request_seconds", "From the call of a request to its end"),
+            in_backoff: Gauge::new(
+                "falco_client_connections_in_backoff",
+                "Connections whose last attempt failed, and which wait or try again",
+                &labels,
+            ),
         }
     }
 
@@ -107,6 +115,7 @@ impl ServerCounters {
     fn new(name: String) -> Self {
         let labels = [("server", name.as_str())];
         let counter = |name, what| Counter::with_metric(name, what, &labels);
+        let bytes = |name, what| metrics::Counter::new(name, what, &labels);
         for cause in CAUSES {
             failed_attempts(&name, cause);
         }
@@ -114,6 +123,14 @@ impl ServerCounters {
             attempts: counter("falco_client_attempts_total", "Attempts to connect"),
             connected: counter("falco_client_connected_total", "Handshakes that completed"),
             connections: Gauge::new("falco_client_connections", "Established connections", &labels),
+            received: bytes(
+                "falco_client_received_bytes_total",
+                "Bytes that were received, with all overhead",
+            ),
+            sent: bytes(
+                "falco_client_sent_bytes_total",
+                "Bytes that were sent, with all overhead",
+            ),
             name,
         }
     }

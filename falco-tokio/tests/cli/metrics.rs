@@ -179,8 +179,16 @@ fn metrics_of_a_client_count_what_it_does() {
         format!("falco_client_attempts_failed_total{{{of},cause=\"stream\"}} 0"),
         format!("falco_client_connected_total{{{of}}} 1"),
         format!("falco_client_requests_total{{{of}}} 1"),
+        format!("falco_client_connections_in_backoff{{{of}}} 0"),
     ] {
         assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+    }
+    // More than the bodies and the fixed part of the handshake.
+    for (name, least) in [("received", 48 + 11), ("sent", 48 + 5)] {
+        let start = format!("falco_client_{name}_bytes_total{{{of}}} ");
+        let count = text.lines().find_map(|line| line.strip_prefix(&start));
+        let count: u32 = count.unwrap_or_else(|| panic!("{start}\n{text}")).parse().unwrap();
+        assert!((least..10_000).contains(&count), "{name}: {count}");
     }
     let documented = names(include_str!("../../src/lib.rs"));
     for name in names(&text) {
@@ -198,6 +206,8 @@ fn metrics_of_a_client_count_what_it_does() {
     drop(connect(&client));
     let none = format!("falco_client_attempts_failed_total{{{of},cause=\"stream\"}} 0");
     until("an attempt has failed", || !read(port).lines().any(|line| line == none));
+    let waits = format!("falco_client_connections_in_backoff{{{of}}} 1");
+    until("it is in back-off", || read(port).lines().any(|line| line == waits));
     client.stop();
 }
 

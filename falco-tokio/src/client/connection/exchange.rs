@@ -12,6 +12,7 @@ use tracing::debug;
 use super::super::call::end;
 use super::{Connection, Event, TURN, streams};
 use crate::line::{Wrote, sealed};
+use crate::metrics;
 
 /// Why no more steps can be taken from the unread bytes.
 pub(super) enum Pause {
@@ -86,6 +87,7 @@ impl Connection {
             return Ok(Wrote::NOTHING);
         }
         let (mux, now, written, answers) = (&mut self.mux, self.now, &mut self.written, &mut self.answers);
+        let counters = self.env.counters.of(self.server);
         let mut all_sealed = false;
         let wrote = self.line.write(cx, |out| {
             if *written >= TURN || all_sealed {
@@ -94,6 +96,9 @@ impl Connection {
             let count = sealed(mux.seal(now, out, |waiter, error| answers.fail(waiter, error)))?;
             all_sealed = count > 0 && mux.all_sealed();
             *written += count;
+            if let Some(counters) = counters {
+                counters.sent.add(metrics::bytes(count));
+            }
             Ok(count)
         })?;
         if wrote.is_blocked() {
@@ -130,6 +135,16 @@ impl Connection {
     }
 
     pub(super) fn read(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
+        let read = self.read_some(cx, total);
+        if let Poll::Ready(Ok(count)) = read
+            && let Some(counters) = self.env.counters.of(self.server)
+        {
+            counters.received.add(metrics::bytes(count));
+        }
+        read
+    }
+
+    fn read_some(&mut self, cx: &mut Context<'_>, total: usize) -> Poll<io::Result<usize>> {
         if self.reads_directly {
             if let Poll::Ready(read) = self.line.read_now(total) {
                 return Poll::Ready(read);
