@@ -1,7 +1,9 @@
 //! The guard over the unread bytes: what `recv` consumed is no longer unread, and nothing else.
 
-use falco_core::{Instant, Received, RecvBuf, ServerEvent, Settings, Unread};
+use falco_core::testing::raw_frame;
+use falco_core::{ConnectionError, Instant, Received, RecvBuf, ServerEvent, Settings, Unread};
 
+use crate::common::noise::{MESSAGE, at_server_with, honest};
 use crate::common::{ends_with, handle};
 
 const NOW: Instant = Instant::ZERO;
@@ -51,4 +53,22 @@ fn a_buffer_of_ones_own_is_read_from_a_position_that_moves() {
         format!("{:?}", Unread::new(&mut buffer, &mut 1)),
         format!("Unread {{ bytes: {}, .. }}", start - 1)
     );
+}
+
+#[test]
+fn a_caller_that_takes_unread_bytes_away_ends_the_connection_and_consumes_nothing() {
+    let mut server = at_server_with(&Settings::new(), &honest());
+    let frames = [raw_frame(MESSAGE, 1, b"one"), raw_frame(MESSAGE, 2, b"two")].concat();
+    let (mut record, mut start) = (server.raw.seal(&frames), 0);
+    let first = server.machine.recv(server.now, Unread::new(&mut record, &mut start));
+    assert!(matches!(
+        first,
+        Ok(Received::Event(ServerEvent::Request { body: b"one", .. }))
+    ));
+    // The last byte of the tag, which was checked with the first frame.
+    record.pop();
+    let before = start;
+    let second = server.machine.recv(server.now, Unread::new(&mut record, &mut start));
+    assert_eq!(second, Err(ConnectionError::Tampered));
+    assert_eq!(start, before);
 }
