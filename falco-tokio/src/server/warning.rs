@@ -72,7 +72,7 @@ impl Warnings {
     }
 
     /// Calls a function with the limit of each kind.
-    fn each(&self, mut call: impl FnMut(&WarningLimit)) {
+    fn each(&self, call: impl FnMut(&WarningLimit)) {
         let Self {
             accepting,
             no_place,
@@ -88,11 +88,13 @@ impl Warnings {
             no_room,
         } = self;
         #[cfg(feature = "proxy-protocol")]
-        call(header);
+        let header = Some(header);
+        #[cfg(not(feature = "proxy-protocol"))]
+        let header = None;
         let others = [
             accepting, no_place, setup, refused, foreign, key_limit, failed, panicked, too_large, no_room,
         ];
-        others.into_iter().for_each(call);
+        others.into_iter().chain(header).for_each(call);
     }
 }
 
