@@ -35,6 +35,7 @@ mod open_states;
 mod open_writes;
 #[cfg(feature = "streams")]
 mod queue_cost;
+#[cfg(feature = "streams")]
 mod reads_of_any_size;
 mod reassembly;
 mod record_size;
