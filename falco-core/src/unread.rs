@@ -26,6 +26,7 @@ pub struct Unread<'u, 's> {
 impl<'u, 's> Unread<'u, 's> {
     /// The bytes of `buffer` from `start` on, or none if it is shorter. `start` moves on by each
     /// byte that is consumed, so it is never beyond the end of `buffer`.
+    #[cfg_attr(not(target_os = "none"), inline)]
     #[must_use]
     pub fn new(buffer: &'u mut [u8], start: &'s mut usize) -> Self {
         Self {
@@ -35,12 +36,14 @@ impl<'u, 's> Unread<'u, 's> {
     }
 
     /// Consumes the first `count` bytes, which there are.
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) const fn consume(self, count: usize) {
         *self.start += count;
     }
 
     /// Consumes the bytes up to the end of `place`, and lends those within it. `None`, and nothing
     /// is consumed, if they have not all arrived.
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn lend(self, place: Range<usize>) -> Option<&'u mut [u8]> {
         let end = place.end;
         let lent = self.bytes.get_mut(place)?;
@@ -51,6 +54,7 @@ impl<'u, 's> Unread<'u, 's> {
     /// The bytes for as long as the buffer is borrowed, and the position that moves past those that
     /// are consumed.
     #[cfg(feature = "noise")]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) const fn into_parts(self) -> (&'u mut [u8], &'s mut usize) {
         (self.bytes, self.start)
     }
@@ -59,12 +63,14 @@ impl<'u, 's> Unread<'u, 's> {
 impl Deref for Unread<'_, '_> {
     type Target = [u8];
 
+    #[cfg_attr(not(target_os = "none"), inline)]
     fn deref(&self) -> &[u8] {
         self.bytes
     }
 }
 
 impl DerefMut for Unread<'_, '_> {
+    #[cfg_attr(not(target_os = "none"), inline)]
     fn deref_mut(&mut self) -> &mut [u8] {
         self.bytes
     }

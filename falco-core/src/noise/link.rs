@@ -158,9 +158,9 @@ impl<A: Aead> Link<A> {
     /// The frame of the opened record that starts at `at` in `unread`. It is not consumed yet.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(super) fn next_frame<'u>(&self, unread: &'u [u8], at: usize) -> Option<OpenedFrame<'u>> {
-        let (frames, tag) = unread.get(at..)?.split_at_checked(usize::from(self.opened))?;
-        // No more is consumed than there is.
-        tag.first_chunk::<TAG_LENGTH>()?;
+        // With the tag, so that no more is consumed than there is.
+        let rest = unread.get(at..at + usize::from(self.opened) + TAG_LENGTH)?;
+        let (frames, _) = rest.split_last_chunk::<TAG_LENGTH>()?;
         let (head, body) = FrameHead::read(frames)?;
         let length = FRAME_HEAD + body.len();
         let last = length == usize::from(self.opened);
