@@ -409,17 +409,6 @@ fn a_failure_ends_both_bodies_but_not_one_that_has_ended() {
     assert_eq!(halves.input_end(), Some(Err(Why::Lost)));
 }
 
-#[test]
-fn a_connection_drains_or_has_ended_when_it_is_closing() {
-    let mut duo = opened();
-    assert!(!duo.server.is_closing());
-    duo.server.close(duo.now, falco_core::CloseReason::ShuttingDown);
-    assert!(duo.server.is_closing());
-    let _ = duo.server.complete(duo.id(1), Err(NoAnswer::Panicked), false);
-    duo.settle();
-    assert!(duo.server.connection().end().is_some() && duo.server.is_closing());
-}
-
 /// An adapter counts the unsent bytes of a handler that has ended before the connection takes them.
 /// Without room they are dropped, and the answer is not taken for whole, although a part of it was
 /// accepted.

@@ -285,3 +285,14 @@ fn a_handler_whose_finished_answer_is_refused_does_not_wait_for_more_to_read() {
     duo.server.pump(id, &mut halves, || chunk.take());
     assert_eq!(halves.input_end(), Some(Err(StreamError::Ended)));
 }
+
+#[test]
+fn a_connection_drains_or_has_ended_when_it_is_closing() {
+    let mut duo = opened();
+    assert!(!duo.server.is_closing());
+    duo.server.close(duo.now, CloseReason::ShuttingDown);
+    assert!(duo.server.is_closing());
+    let _ = duo.server.complete(duo.id(1), Err(NoAnswer::Panicked), false);
+    duo.settle();
+    assert!(duo.server.connection().end().is_some() && duo.server.is_closing());
+}
